@@ -1,0 +1,96 @@
+//! Everything the engine can ask for. Actions are derived from state when polled; there is no queue of them.
+
+use core::net::IpAddr;
+
+use super::notice::Notice;
+use super::object::{NexthopSpec, RouteSpec, RuleSpec};
+use crate::types::{Family, FwMark, IfIndex, IfName};
+
+/// The number of a request: its netlink sequence number. Wraps; compared by equality only; never 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Token(pub u32);
+
+/// A wish.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Change a nexthop; answered by [`super::Event::Acked`].
+    Nexthop { token: Token, op: Op, nexthop: NexthopSpec },
+    /// Change a route; answered by [`super::Event::Acked`].
+    Route { token: Token, op: Op, route: RouteSpec },
+    /// Change a rule ([`Op::Add`] or [`Op::Delete`]); answered by [`super::Event::Acked`].
+    Rule { token: Token, op: Op, rule: RuleSpec },
+    /// Ask how a link is now (`RTM_GETLINK` by ifindex); answered by [`super::Event::Link`] or [`super::Event::LinkGone`].
+    AskLink { token: Token, ifindex: IfIndex },
+    /// Ask where a packet would go (`RTM_GETROUTE`); answered by [`super::Event::RouteAnswer`].
+    AskRoute { token: Token, question: RouteQuestion },
+    /// Make the kernel resolve a neighbour now (`RTM_NEWNEIGH` with `NTF_USE`); unanswered.
+    UseNeighbour { ifindex: IfIndex, gateway: IpAddr },
+    /// Read part of the kernel's state; answered by [`super::Event::DumpBegan`], facts, [`super::Event::DumpEnded`].
+    /// At most one dump is asked for at a time.
+    Dump(Dump),
+    /// The request socket lost an answer: throw it away and open a new one. All requests in flight count as lost.
+    ReopenRequests,
+    /// Set `ignore_routes_with_linkdown` on a device; the shell keeps the old value for `flush`.
+    /// Answered by [`super::Event::SysctlWritten`].
+    IgnoreLinkdown { device: IfName, family: Family },
+    /// Tell the world.
+    Announce(Notice),
+    /// Write [`super::Engine::snapshot`] to the state file.
+    Save,
+}
+
+/// What to do with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// `NLM_F_CREATE | NLM_F_EXCL`: only if nothing is there.
+    Add,
+    /// `NLM_F_CREATE | NLM_F_REPLACE`: only over what was seen to be ours.
+    Replace,
+    /// Take it away; that it is gone already counts as success.
+    Delete,
+}
+
+/// Where would a packet go?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteQuestion {
+    /// Destination.
+    pub dst: IpAddr,
+    /// Mark, if the packet has one.
+    pub mark: Option<FwMark>,
+}
+
+/// A part of the kernel's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dump {
+    /// All links.
+    Links,
+    /// All addresses.
+    Addresses,
+    /// Default routes of table main, in one family.
+    MainDefaults(Family),
+    /// Nexthops with our protocol.
+    Nexthops,
+    /// Routes with our protocol, in one family.
+    OwnRoutes(Family),
+    /// Rules with our protocol, both families.
+    Rules,
+}
+
+impl Dump {
+    /// All parts, in the order in which they are read: what decides before what is decided.
+    pub const ALL: [Self; 8] = [
+        Self::Links,
+        Self::Addresses,
+        Self::MainDefaults(Family::V4),
+        Self::MainDefaults(Family::V6),
+        Self::Nexthops,
+        Self::OwnRoutes(Family::V4),
+        Self::OwnRoutes(Family::V6),
+        Self::Rules,
+    ];
+
+    /// Its bit in a set of dumps.
+    pub fn bit(self) -> u8 {
+        Self::ALL.iter().position(|d| *d == self).map_or(0, |i| 1 << i)
+    }
+}

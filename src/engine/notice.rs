@@ -1,0 +1,96 @@
+//! Facts that an operator may rely on. Kept in a ring: when it is full the oldest is forgotten and counted.
+//!
+//! A notice holds slots, not names; whoever shows it has the configuration at hand.
+
+use heapless::Deque;
+
+use super::event::Feed;
+use super::object::{NexthopSpec, RouteSpec, RuleSpec};
+use super::uplink::{Reason, State};
+use crate::limits;
+use crate::time::Duration;
+use crate::types::{Errno, Family, IfName, PolicySlot, UplinkSlot};
+
+/// Something worth telling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Notice {
+    /// An uplink changed its state; `family` is `None` when both of its families did so together.
+    Uplink { uplink: UplinkSlot, family: Option<Family>, from: State, to: State, reason: Reason, flaps: u16 },
+    /// The kernel's counters tell of carrier losses that it never announced.
+    Bounced { uplink: UplinkSlot, count: u32 },
+    /// A policy's traffic takes another way; `to` is `None` when no uplink can take it.
+    Switched {
+        policy: PolicySlot,
+        family: Family,
+        from: Option<UplinkSlot>,
+        to: Option<UplinkSlot>,
+        times: SwitchTimes,
+    },
+    /// The kernel refused a change; it is tried again.
+    Refused { object: Object, errno: Errno, retry: Duration },
+    /// Somebody keeps undoing a change of ours; `by` is its netlink port.
+    Contended { object: Object, by: u32, retry: Duration },
+    /// Something that is not ours holds the place of an object of ours.
+    Occupied { object: Object },
+    /// Notifications were lost and the state is being read again; `total` counts since the start.
+    Overrun { feed: Feed, total: u32 },
+    /// A table was too small; what did not fit goes unwatched.
+    Full { table: &'static str, capacity: usize },
+    /// A sysctl could not be set: without it the kernel does not fail over by itself.
+    SysctlFailed { device: IfName, family: Family, errno: Errno },
+    /// The kernel has no nexthop objects: routes are replaced instead.
+    NoNexthops,
+    /// The kernel lacks a family; its half of everything is off.
+    NoFamily(Family),
+}
+
+/// An object of ours, whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Object {
+    /// A route.
+    Route(RouteSpec),
+    /// A rule.
+    Rule(RuleSpec),
+    /// A nexthop.
+    Nexthop(NexthopSpec),
+}
+
+/// The four times of a switch, as distances from the event that caused it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwitchTimes {
+    /// Until the engine had decided.
+    pub decided: Duration,
+    /// Until the kernel had acknowledged the change.
+    pub committed: Duration,
+    /// Until `RTM_GETROUTE` showed it, and whether it did.
+    pub verified: Option<Duration>,
+}
+
+/// The ring of notices: at most [`limits::NOTICES`], oldest forgotten first.
+#[derive(Debug, Default)]
+pub struct Notices {
+    ring: Deque<Notice, { limits::NOTICES }>,
+    dropped: u32,
+}
+
+impl Notices {
+    /// Adds one, forgetting the oldest when full.
+    pub fn push(&mut self, notice: Notice) {
+        if self.ring.is_full() {
+            self.ring.pop_front();
+            self.dropped = self.dropped.saturating_add(1);
+        }
+        // Cannot fail: a place was just made.
+        let _ = self.ring.push_back(notice);
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<Notice> {
+        self.ring.pop_front()
+    }
+
+    /// How many were forgotten.
+    pub fn dropped(&self) -> u32 {
+        self.dropped
+    }
+}
