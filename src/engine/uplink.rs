@@ -1,6 +1,30 @@
-//! stub
+//! Decides when an uplink may carry traffic, for each address family by itself.
+//!
+//! Good news is believed slowly ([`State::HoldDown`]), bad news at once. Flaps are charged to [`Damping`]. The table of
+//! transitions is the `match` in [`Leg::next_state`]; conditions are levels, read anew after every event.
+//!
+//! Holds one [`Uplink`] per enabled `interface` section, at most [`limits::UPLINKS`].
+//! Sources: operational states (RFC 2863), flap damping (RFC 2439).
+
+use core::net::IpAddr;
+
+use heapless::Vec;
 use serde::{Deserialize, Serialize};
-/// State of one family of an uplink.
+
+use super::damping::Damping;
+use super::event::{AddressInfo, MainDefault};
+use super::link::Watch;
+use super::object::Hop;
+use crate::config::UplinkConfig;
+use crate::limits;
+use crate::time::{Duration, Instant};
+use crate::types::{Family, IfIndex, Prefix};
+
+/// How long before the end of a hold-down the gateway is resolved: an entry left FAILED by the outage would cost up to
+/// 0.8 s of packets otherwise.
+const RESOLVE_AHEAD: Duration = Duration::from_millis(900);
+
+/// State of one family of an uplink, best last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum State {
     /// The device does not exist.
@@ -8,36 +32,321 @@ pub enum State {
     Absent,
     /// It cannot carry traffic; the [`Reason`] says why.
     Down,
-    /// It could, but must stay good for a while first.
-    HoldDown,
-    /// It flapped too much and is kept out until its penalty has decayed.
+    /// It flapped too much and is kept out until its penalty has decayed; used only if nothing better is there.
     Damped,
+    /// It must stay good for a while first; used only if nothing better is there.
+    HoldDown,
     /// It carries traffic if a policy wants it.
     Up,
+}
+
+impl State {
+    /// Whether traffic could leave by it: the three last ones.
+    pub fn is_usable(self) -> bool {
+        self >= Self::Damped
+    }
 }
 
 /// Why a state is as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
-    /// No such device.
+    /// No device of that name.
     #[default]
     NoDevice,
     /// The device is administratively down.
     AdminDown,
-    /// Carrier lost.
+    /// No carrier.
     NoCarrier,
     /// No usable address of the family.
     NoAddress,
     /// No gateway: none configured, none in table main.
     NoGateway,
-    /// Everything is there again.
+    /// All it needs is there again.
     Usable,
     /// It stayed good for its hold-down.
     HeldDown,
-    /// It was in use, or usable, when the daemon started.
+    /// It was usable when the daemon started.
     AtStart,
     /// Too many flaps.
     Flapping,
-    /// The penalty for flapping has decayed.
-    Calm,
+}
+
+/// One family of an uplink.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leg {
+    /// What it is.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// Since when.
+    pub since: Instant,
+    /// Since when everything has been there.
+    usable_since: Option<Instant>,
+    /// When the gateway is to be resolved.
+    pub(super) resolve_at: Option<Instant>,
+    /// The family had a global address since the link came up.
+    had_global: bool,
+}
+
+/// One WAN.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Its link.
+    pub watch: Watch,
+    /// Its families, by [`Family::index`].
+    pub legs: [Leg; 2],
+    /// Its flaps.
+    pub damping: Damping,
+    /// Carrier losses since the start, hidden ones included.
+    pub flaps: u32,
+    /// Whether `ignore_routes_with_linkdown` is set on this incarnation of the link, by [`Family::index`].
+    pub(super) linkdown: [Setting; 2],
+    addresses: Vec<Seen<AddressInfo>, { limits::ADDRESSES }>,
+    defaults: Vec<Seen<MainDefault>, { limits::GATEWAYS }>,
+}
+
+/// A fact, and whether the dump that is running has shown it.
+#[derive(Clone, Copy, Debug)]
+struct Seen<T> {
+    fact: T,
+    seen: bool,
+}
+
+/// Something to be set once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Setting {
+    #[default]
+    Wanted,
+    Asked,
+    Done,
+}
+
+impl Uplink {
+    /// An uplink of which nothing is known yet.
+    pub fn new(config: &UplinkConfig, now: Instant) -> Self {
+        let leg = Leg { since: now, ..Leg::default() };
+        Self {
+            watch: Watch::new(config.device),
+            legs: [leg; 2],
+            damping: Damping::default(),
+            flaps: 0,
+            linkdown: [Setting::default(); 2],
+            addresses: Vec::new(),
+            defaults: Vec::new(),
+        }
+    }
+
+    /// Forgets what belonged to the link that is gone or was renamed.
+    pub fn forget_link(&mut self) {
+        self.addresses.clear();
+        self.defaults.clear();
+        self.linkdown = [Setting::default(); 2];
+        for leg in &mut self.legs {
+            leg.had_global = false;
+        }
+    }
+
+    /// Takes in an address. `false` when the table is full: it goes unwatched.
+    pub fn address(&mut self, news: AddressInfo) -> bool {
+        if let Some(leg) = self.legs.get_mut(Family::of(news.addr).index()) {
+            leg.had_global |= news.usable && is_global(news.addr);
+        }
+        let news = Seen { fact: news, seen: true };
+        match self.addresses.iter_mut().find(|a| a.fact.addr == news.fact.addr) {
+            Some(known) => *known = news,
+            None => return self.addresses.push(news).is_ok(),
+        }
+        true
+    }
+
+    /// Forgets an address.
+    pub fn address_gone(&mut self, addr: IpAddr) {
+        self.addresses.retain(|a| a.fact.addr != addr);
+    }
+
+    /// A dump of all addresses begins.
+    pub fn sweep_addresses_begin(&mut self) {
+        self.addresses.iter_mut().for_each(|a| a.seen = false);
+    }
+
+    /// The dump was whole: addresses that were not in it are gone.
+    pub fn sweep_addresses_end(&mut self) {
+        self.addresses.retain(|a| a.seen);
+    }
+
+    /// A dump of one family's default routes begins.
+    pub fn sweep_defaults_begin(&mut self, family: Family) {
+        self.defaults.iter_mut().filter(|d| d.fact.family == family).for_each(|d| d.seen = false);
+    }
+
+    /// The dump was whole: default routes that were not in it are gone.
+    pub fn sweep_defaults_end(&mut self, family: Family) {
+        self.defaults.retain(|d| d.seen || d.fact.family != family);
+    }
+
+    /// Takes in a default route of table main. When the table is full the one with the worst metric is forgotten.
+    pub fn main_default(&mut self, news: MainDefault) {
+        if let Some(known) = self.defaults.iter_mut().find(|d| d.fact == news) {
+            known.seen = true;
+            return;
+        }
+        if self.defaults.is_full() {
+            let worst = self.defaults.iter().enumerate().max_by_key(|(_, d)| d.fact.metric);
+            let worst = worst.map(|(i, d)| (i, d.fact.metric));
+            match worst {
+                Some((at, metric)) if metric > news.metric => {
+                    self.defaults.swap_remove(at);
+                }
+                _ => return,
+            }
+        }
+        // Cannot fail: a place was just made.
+        let _ = self.defaults.push(Seen { fact: news, seen: true });
+    }
+
+    /// Forgets default routes of table main.
+    pub fn main_default_gone(&mut self, which: impl Fn(&MainDefault) -> bool) {
+        self.defaults.retain(|d| !which(&d.fact));
+    }
+
+    /// The addresses that traffic of ours may leave from.
+    pub fn sources(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(|a| a.fact).filter(|a| a.usable && is_global(a.addr)).map(|a| a.addr)
+    }
+
+    /// The way out that can be written into the kernel now, carrier or not; or what is missing.
+    ///
+    /// # Errors
+    /// The first thing that is missing.
+    pub fn hop(&self, config: &UplinkConfig, family: Family) -> Result<Hop, Reason> {
+        let link = self.watch.link().ok_or(Reason::NoDevice)?;
+        if !link.admin_up {
+            return Err(Reason::AdminDown);
+        }
+        let leg = self.legs.get(family.index()).ok_or(Reason::NoDevice)?;
+        // A lost global address is news; one that was never there is not: on PPP with a delegated prefix the WAN has
+        // nothing but its link-local address.
+        let fits = |a: &AddressInfo| {
+            a.usable && Family::of(a.addr) == family && (is_global(a.addr) || (family == Family::V6 && !leg.had_global))
+        };
+        if !self.addresses.iter().any(|a| fits(&a.fact)) {
+            return Err(Reason::NoAddress);
+        }
+        let fixed = match family {
+            Family::V4 => config.gateway.map(IpAddr::V4),
+            Family::V6 => config.gateway6.map(IpAddr::V6),
+        };
+        if let Some(gateway) = fixed {
+            let onlink = !self.covers(gateway);
+            return Ok(Hop { gateway: Some(gateway), ifindex: link.ifindex, onlink });
+        }
+        let learned = self.defaults.iter().map(|d| d.fact).filter(|d| d.family == family).min_by_key(|d| d.metric);
+        learned.map(|d| d.hop).ok_or(Reason::NoGateway)
+    }
+
+    fn covers(&self, gateway: IpAddr) -> bool {
+        if !is_global(gateway) {
+            return true;
+        }
+        let mut covering = self.addresses.iter().map(|a| a.fact);
+        covering.any(|a| Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(gateway)))
+    }
+
+    /// The way out if traffic can take it now.
+    ///
+    /// # Errors
+    /// The first thing that is missing.
+    pub fn usable(&self, config: &UplinkConfig, family: Family) -> Result<Hop, Reason> {
+        let link = self.watch.link().ok_or(Reason::NoDevice)?;
+        if link.admin_up && !link.carrier {
+            return Err(Reason::NoCarrier);
+        }
+        self.hop(config, family)
+    }
+
+    /// The link's number.
+    pub fn ifindex(&self) -> Option<IfIndex> {
+        self.watch.ifindex()
+    }
+}
+
+impl Leg {
+    /// Moves to the state that the facts call for; returns the state before, if it was another.
+    pub fn review(
+        &mut self,
+        usable: Result<Hop, Reason>,
+        suppressed: bool,
+        hold_down: Duration,
+        trusted: Option<bool>,
+        now: Instant,
+    ) -> Option<State> {
+        match usable {
+            Err(_) => self.usable_since = None,
+            Ok(_) if self.usable_since.is_none() => {
+                self.usable_since = Some(now);
+                // At once, and again when the hold-down ends.
+                self.resolve_at = Some(now);
+            }
+            Ok(_) => {}
+        }
+        let held = self.hold_until(hold_down).is_some_and(|until| until <= now);
+        let (state, reason) = self.next_state(usable.err(), suppressed, held, trusted);
+        let before = self.state;
+        // Why it is down may change while it is; why it is up is why it came up.
+        if state != before || !state.is_usable() {
+            self.reason = reason;
+        }
+        if state == before {
+            return None;
+        }
+        self.state = state;
+        self.since = now;
+        Some(before)
+    }
+
+    /// The table of transitions. `trusted` is said once, at the first look after a start: whether the kernel already
+    /// used this uplink, or nothing was used at all.
+    fn next_state(
+        &self,
+        missing: Option<Reason>,
+        suppressed: bool,
+        held: bool,
+        trusted: Option<bool>,
+    ) -> (State, Reason) {
+        match (missing, suppressed, self.state) {
+            (Some(Reason::NoDevice), _, _) => (State::Absent, Reason::NoDevice),
+            (Some(reason), _, _) => (State::Down, reason),
+            (None, true, _) => (State::Damped, Reason::Flapping),
+            (None, false, State::Up) => (State::Up, self.reason),
+            (None, false, _) if trusted == Some(true) => (State::Up, Reason::AtStart),
+            (None, false, _) if held => (State::Up, Reason::HeldDown),
+            (None, false, _) => (State::HoldDown, Reason::Usable),
+        }
+    }
+
+    fn hold_until(&self, hold_down: Duration) -> Option<Instant> {
+        self.usable_since.map(|since| since.after(hold_down))
+    }
+
+    /// When to look again though nothing happens: the end of the hold-down.
+    pub fn next(&self, hold_down: Duration) -> Option<Instant> {
+        let hold = if self.state == State::HoldDown { self.hold_until(hold_down) } else { None };
+        [hold, self.resolve_at].into_iter().flatten().min()
+    }
+
+    /// The gateway was asked to be resolved: when to do it once more.
+    pub(super) fn resolved(&mut self, hold_down: Duration, now: Instant) {
+        let again = self
+            .hold_until(hold_down)
+            .map(|until| Instant::from_micros(until.micros().saturating_sub(RESOLVE_AHEAD.as_micros() as u64)));
+        self.resolve_at = again.filter(|again| *again > now && self.state == State::HoldDown);
+    }
+}
+
+/// Whether an address can be a source beyond its link.
+fn is_global(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => !a.is_link_local() && !a.is_loopback() && !a.is_unspecified(),
+        IpAddr::V6(a) => !a.is_unicast_link_local() && !a.is_loopback() && !a.is_unspecified() && !a.is_multicast(),
+    }
 }

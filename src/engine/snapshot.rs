@@ -1,0 +1,56 @@
+//! What survives a restart: history only, never routes; the kernel keeps those itself.
+//!
+//! Ages instead of instants, names instead of slots: another clock and another file may read it.
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use crate::limits;
+use crate::time::Instant;
+use crate::types::{Name, UplinkId};
+
+/// The history of all uplinks; at most [`limits::UPLINKS`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// By uplink.
+    pub uplinks: Vec<UplinkHistory, { limits::UPLINKS }>,
+}
+
+/// The history of one uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkHistory {
+    /// Its section's name.
+    pub name: Name,
+    /// Its number: it stays with the name.
+    pub id: UplinkId,
+    /// Its damping penalty when this was taken.
+    pub penalty: u32,
+    /// Its carrier losses.
+    pub flaps: u32,
+}
+
+impl Engine {
+    /// What is worth keeping over a restart.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {
+            let penalty = config.damping.map_or(0, |d| uplink.damping.penalty(&d, now));
+            let history = UplinkHistory { name: config.name.clone(), id: config.id, penalty, flaps: uplink.flaps };
+            // Cannot fail: both tables have the same capacity.
+            let _ = snapshot.uplinks.push(history);
+        }
+        snapshot
+    }
+
+    /// Takes over the history of uplinks that still have the same name. Before the first event only.
+    pub fn restore(&mut self, saved: &Snapshot, now: Instant) {
+        for (config, uplink) in self.config.uplinks.iter().zip(&mut self.uplinks) {
+            let Some(history) = saved.uplinks.iter().find(|h| h.name == config.name) else { continue };
+            if let Some(damping) = config.damping {
+                uplink.damping.restore(history.penalty, &damping, now);
+            }
+            uplink.flaps = history.flaps;
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What can be asked of the engine at any time: no event, no copy.
+
+use super::switch::Way;
+use super::uplink::Uplink;
+use super::{Counters, Engine};
+use crate::config::{Config, UplinkConfig};
+use crate::types::{Family, PolicySlot};
+
+impl Engine {
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The uplinks with their configuration.
+    pub fn uplinks(&self) -> impl Iterator<Item = (&UplinkConfig, &Uplink)> {
+        self.config.uplinks.iter().zip(&self.uplinks)
+    }
+
+    /// The way of a policy in a family.
+    pub fn policy_way(&self, slot: PolicySlot, family: Family) -> Option<&Way> {
+        self.ways.get(usize::from(slot.0))?.get(family.index())
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        Counters { notices_dropped: self.notices.dropped(), ..self.counters }
+    }
+
+    /// Lost notifications since the start.
+    pub fn overruns(&self) -> u32 {
+        self.overruns
+    }
+
+    /// Whether everything has been read and the kernel has all that is wanted and nothing else of ours.
+    pub fn settled(&self) -> bool {
+        self.sync.synced
+            && self.sync.is_clean()
+            && self.nexthops.is_settled()
+            && self.routes.is_settled()
+            && self.rules.is_settled()
+    }
+}

@@ -1,0 +1,94 @@
+//! Decides when a policy's traffic has really taken another way, and takes the four times of it.
+//!
+//! Event, decision, commit (the kernel acknowledged group and route), verification (the kernel, asked where a packet
+//! would go, names the new device). Nobody is told before.
+
+use super::action::Token;
+use super::notice::SwitchTimes;
+use crate::time::{Duration, Instant};
+use crate::types::UplinkSlot;
+
+/// How long the answer of `RTM_GETROUTE` is waited for.
+pub const VERIFY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The way of one policy in one family.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    /// Who carries it, as far as anyone was told.
+    pub told: Option<UplinkSlot>,
+    /// Who should carry it.
+    pub chosen: Option<UplinkSlot>,
+    /// The switch under way.
+    pub(super) switch: Option<Switch>,
+}
+
+/// A switch under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Switch {
+    event_at: Instant,
+    decided_at: Instant,
+    committed_at: Option<Instant>,
+    /// The question to the kernel.
+    pub(super) asked: Option<Token>,
+}
+
+impl Way {
+    /// Chooses; returns whether that is a change.
+    pub fn choose(&mut self, chosen: Option<UplinkSlot>, event_at: Instant, now: Instant) -> bool {
+        if self.chosen == chosen {
+            return false;
+        }
+        self.chosen = chosen;
+        self.switch =
+            (chosen != self.told).then_some(Switch { event_at, decided_at: now, committed_at: None, asked: None });
+        true
+    }
+
+    /// Whether a switch waits for the kernel to have everything.
+    pub fn awaits_commit(&self) -> bool {
+        self.switch.is_some_and(|s| s.committed_at.is_none())
+    }
+
+    /// Whether a switch waits to be verified, and has not asked yet.
+    pub fn awaits_question(&self) -> bool {
+        self.switch.is_some_and(|s| s.committed_at.is_some() && s.asked.is_none())
+    }
+
+    /// The kernel has acknowledged everything.
+    pub fn committed(&mut self, now: Instant) {
+        if let Some(switch) = &mut self.switch {
+            switch.committed_at = Some(now);
+        }
+    }
+
+    /// The question is on its way.
+    pub fn asked(&mut self, token: Token) {
+        if let Some(switch) = &mut self.switch {
+            switch.asked = Some(token);
+        }
+    }
+
+    /// Ends the switch; `verified` when the kernel named the new device.
+    pub fn finish(
+        &mut self,
+        verified: bool,
+        now: Instant,
+    ) -> Option<(Option<UplinkSlot>, Option<UplinkSlot>, SwitchTimes)> {
+        let switch = self.switch.take()?;
+        let from = self.told;
+        self.told = self.chosen;
+        let committed = switch.committed_at.unwrap_or(now);
+        let times = SwitchTimes {
+            decided: switch.decided_at.since(switch.event_at),
+            committed: committed.since(switch.event_at),
+            verified: verified.then(|| now.since(switch.event_at)),
+        };
+        Some((from, self.told, times))
+    }
+
+    /// When the answer is given up.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        let switch = self.switch?;
+        switch.asked.and(switch.committed_at).map(|at| at.after(VERIFY_TIMEOUT))
+    }
+}
