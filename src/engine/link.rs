@@ -28,8 +28,10 @@ pub struct Watch {
     announced: Option<bool>,
     differs_since: Option<Instant>,
     seen: bool,
-    /// The question that has not been answered, and when it was sent.
-    pub asked: Option<(Token, Instant)>,
+    /// The question that has not been answered.
+    pub asked: Option<Token>,
+    /// When it was asked last.
+    pub asked_at: Option<Instant>,
 }
 
 /// What news about a link amounts to.
@@ -105,6 +107,7 @@ impl Watch {
         self.announced = Some(link.carrier);
         self.differs_since = None;
         self.asked = None;
+        self.asked_at = None;
         self.seen = true;
         News::Appeared { instead_of }
     }

@@ -19,6 +19,8 @@ pub mod snapshot;
 mod status;
 pub mod switch;
 pub mod sync;
+#[cfg(test)]
+mod tests;
 pub mod uplink;
 mod want;
 
@@ -79,6 +81,8 @@ pub struct Engine {
     overrun_told: Option<Instant>,
     counters: Counters,
 }
+
+const _: () = assert!(size_of::<Engine>() <= limits::ENGINE_BYTES, "the board's promise of memory is broken");
 
 /// What was counted since the start. Nothing here ever decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -464,11 +468,11 @@ impl Engine {
             let Some(ifindex) = uplink.ifindex().filter(|i| !done.contains(i)) else { continue };
             // Cannot fail: at most one per uplink.
             let _ = done.push(ifindex);
-            let asked = uplink.watch.asked.is_some_and(|(_, since)| now.since(since) < link::ASK_EVERY);
-            if !asked {
+            if uplink.watch.asked_at.is_none_or(|at| now.since(at) >= link::ASK_EVERY) {
                 let token = self.token();
                 for twin in self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(ifindex)) {
-                    twin.watch.asked = Some((token, now));
+                    twin.watch.asked = Some(token);
+                    twin.watch.asked_at = Some(now);
                 }
                 self.counters.asks = self.counters.asks.saturating_add(1);
                 return Some(Action::AskLink { token, ifindex });
@@ -651,7 +655,7 @@ impl Engine {
         if errno == Errno::OK {
             return false;
         }
-        let asked = |u: &Uplink| u.watch.asked.is_some_and(|(t, _)| t == token);
+        let asked = |u: &Uplink| u.watch.asked == Some(token);
         if let Some(ifindex) = self.uplinks.iter().find(|u| asked(u)).and_then(Uplink::ifindex) {
             self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(ifindex)).for_each(|u| u.watch.asked = None);
             return errno == Errno::ENODEV && self.link_gone(ifindex, now);

@@ -1,0 +1,179 @@
+//! House rules that the compiler does not know: who may import whom, where clocks and `unsafe` may be, how files open.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut todo = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                todo.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("a readable file");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no sources");
+    found
+}
+
+/// The code of a file without comments and without its tests.
+fn code(text: &str) -> String {
+    let body = text.split("#[cfg(test)]").next().unwrap_or("");
+    body.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+fn forbid(folder: &str, words: &[&str], except: &[&str]) {
+    let mut broken = Vec::new();
+    for (path, text) in sources(folder) {
+        if except.iter().any(|e| path.ends_with(e)) || path.ends_with("tests.rs") {
+            continue;
+        }
+        let code = code(&text);
+        for word in words.iter().filter(|w| code.contains(**w)) {
+            broken.push(format!("{}: {word}", path.display()));
+        }
+    }
+    assert!(broken.is_empty(), "not allowed here:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_engine_imports_core_heapless_and_serde_only() {
+    let words = [
+        "std::",
+        "alloc::",
+        "neli",
+        "smol",
+        "libc",
+        "postcard",
+        "syslog",
+        "crate::proto",
+        "crate::sys",
+        "crate::sim",
+        "async ",
+    ];
+    forbid("src/engine", &words, &[]);
+}
+
+#[test]
+fn the_engine_has_no_floats_no_panics_and_no_clock() {
+    let words = [
+        "f32",
+        "f64",
+        ".unwrap()",
+        ".expect(",
+        "panic!",
+        "unreachable!",
+        "todo!",
+        "Instant::now",
+        "println!",
+        "unsafe",
+    ];
+    forbid("src/engine", &words, &[]);
+}
+
+#[test]
+fn codecs_do_no_io_and_never_import_the_shell() {
+    let words = [
+        "crate::sys",
+        "crate::sim",
+        "smol",
+        "std::fs",
+        "std::net::Udp",
+        "libc::",
+        "Instant::now",
+        "unsafe",
+        ".unwrap()",
+        "panic!",
+    ];
+    forbid("src/proto", &words, &[]);
+}
+
+#[test]
+fn the_pretend_world_never_imports_the_shell() {
+    forbid("src/sim", &["crate::sys", "smol", "libc::", "Instant::now", "unsafe"], &[]);
+}
+
+#[test]
+fn the_shell_never_imports_the_pretend_world_and_starts_no_process_or_thread() {
+    let words = [
+        "crate::sim",
+        "std::process::Command",
+        "smol::fs",
+        "smol::process",
+        "unblock(",
+        "smol::spawn",
+        "thread::spawn",
+    ];
+    forbid("src/sys", &words, &[]);
+}
+
+#[test]
+fn only_one_file_reads_the_clock() {
+    for folder in ["src/engine", "src/proto", "src/sys"] {
+        forbid(folder, &["Instant::now", "SystemTime"], &["sys/clock.rs"]);
+    }
+}
+
+#[test]
+fn nothing_uses_64_bit_atomics() {
+    forbid("src", &["AtomicU64", "AtomicI64"], &[]);
+}
+
+#[test]
+fn every_file_opens_with_what_it_decides() {
+    for (path, text) in sources("src") {
+        let first = text.lines().next().unwrap_or("");
+        assert!(first.starts_with("//! ") && first.len() > 12, "{} opens with {first:?}", path.display());
+    }
+}
+
+#[test]
+fn unsafe_is_explained_each_time() {
+    for (path, text) in sources("src") {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if code.contains("unsafe {") || code.contains("unsafe impl") {
+                let near = lines[at.saturating_sub(4)..=at].join("\n");
+                assert!(near.contains("SAFETY:"), "{}:{}: unsafe without SAFETY", path.display(), at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason_beside_it() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("Cargo.toml");
+    let dependencies = manifest.split("[dependencies]").nth(1).and_then(|t| t.split("\n[").next()).expect("a section");
+    let mut reason = false;
+    for line in dependencies.lines().filter(|l| !l.is_empty()) {
+        assert!(line.starts_with('#') || reason, "no reason above: {line}");
+        reason = line.starts_with('#');
+    }
+}
+
+#[test]
+fn the_top_level_is_the_one_that_was_agreed() {
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "cross.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "src",
+        "board",
+        "openwrt",
+        "tests",
+        "target",
+    ];
+    for entry in fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("a readable folder") {
+        let name = entry.expect("a readable folder").file_name().into_string().expect("a plain name");
+        assert!(name.starts_with('.') || allowed.contains(&name.as_str()), "{name} has no place at the top level");
+    }
+}
