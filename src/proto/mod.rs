@@ -1,1 +1,7 @@
-//! One file per language that we speak.
+//! One file per language that we speak: bytes in, events out; actions in, bytes out.
+//!
+//! A codec never panics, never allocates on the way from an event to a switch, never reads beyond what it was given,
+//! and says what it refused and at which byte. It does no input or output of its own.
+
+pub mod netlink;
+pub mod rtnl;
