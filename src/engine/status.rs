@@ -32,6 +32,11 @@ impl Engine {
         self.overruns
     }
 
+    /// Whether everything has been read once.
+    pub fn is_synced(&self) -> bool {
+        self.sync.synced
+    }
+
     /// Whether everything has been read and the kernel has all that is wanted and nothing else of ours.
     pub fn settled(&self) -> bool {
         self.sync.synced

@@ -1,1 +1,13 @@
-//! The shell.
+//! The shell: sockets, files, clock, signals, log. It decides nothing.
+//!
+//! One future on one thread owns the engine and reads everything itself, in an order that is the policy: links first,
+//! then answers, then other notifications, signals, and the timer last, so that news is read before a clock judges.
+//! No channel and no task lies between a datagram and the engine; an idle daemon never wakes.
+
+pub mod clock;
+pub mod daemon;
+pub mod netlink;
+pub mod signal;
+pub mod store;
+pub mod sysctl;
+pub mod text;

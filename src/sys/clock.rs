@@ -1,0 +1,26 @@
+//! The only reader of the clock: monotonic, so no step of the wall clock can be seen anywhere.
+
+use crate::time::Instant;
+
+/// A clock that starts at zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: std::time::Instant,
+}
+
+impl Clock {
+    /// Starts it.
+    pub fn start() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Instant {
+        Instant::from_micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// An engine's instant as the reactor wants it.
+    pub fn deadline(&self, at: Instant) -> std::time::Instant {
+        self.start + std::time::Duration::from_micros(at.micros())
+    }
+}

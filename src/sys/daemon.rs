@@ -1,0 +1,410 @@
+//! The loop: what came in goes to the engine, what the engine asks for goes out.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use smol::{Async, Timer};
+
+use super::clock::Clock;
+use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
+use super::signal::{Signal, Signals};
+use super::store::{self, OldValue, State};
+use super::sysctl;
+use super::text::Text;
+use crate::config::Config;
+use crate::engine::{Action, Dump, Engine, Event, Feed, Notice};
+use crate::limits;
+use crate::proto::rtnl::{Answers, decode_notification, state_filter};
+use crate::types::{Errno, Family, IfIndex, IfName};
+
+/// Datagrams read from one socket before the others get their turn.
+const BUDGET: usize = 64;
+/// Bytes of the longest request.
+const REQUEST: usize = 512 + 8 * limits::GROUP;
+
+/// How the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The state file.
+    pub state: PathBuf,
+    /// Receive buffers of this many bytes instead of the system's: for tests of overruns.
+    pub receive_buffer: Option<u32>,
+}
+
+/// What to do with the engine's wishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Carry them out.
+    Real,
+    /// Say what would be done, and pretend that it was.
+    Pretend,
+}
+
+/// The daemon's sockets and files around the engine.
+pub struct Daemon {
+    engine: Box<Engine>,
+    clock: Clock,
+    links: Async<Socket>,
+    state: Async<Socket>,
+    requests: Async<Socket>,
+    answers: Answers,
+    options: Options,
+    stored: State,
+    mode: Mode,
+    buf: Vec<u8>,
+    changes: Vec<String>,
+    names: BTreeMap<IfIndex, String>,
+}
+
+impl Daemon {
+    /// Opens the sockets and makes the engine. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// No sockets, or no privileges.
+    pub fn open(config: &Config, options: Options) -> io::Result<Self> {
+        let clock = Clock::start();
+        let stored = store::load(&options.state);
+        let links = Socket::open(&[GROUP_LINK], options.receive_buffer)?;
+        let state = Socket::open(&GROUPS_STATE, options.receive_buffer)?;
+        if let Err(error) = state.filter(&state_filter()) {
+            log::warn!("no socket filter ({error}): every foreign route wakes the daemon");
+        }
+        let mut engine = Box::new(Engine::new(config, clock.now()));
+        engine.restore(&stored.history, clock.now());
+        Ok(Self {
+            engine,
+            clock,
+            links: Async::new_nonblocking(links)?,
+            state: Async::new_nonblocking(state)?,
+            requests: Async::new_nonblocking(Socket::open(&[], None)?)?,
+            answers: Answers::default(),
+            options,
+            stored,
+            mode: Mode::Real,
+            buf: vec![0; limits::NETLINK_RX],
+            changes: Vec::new(),
+            names: BTreeMap::new(),
+        })
+    }
+
+    /// Runs until a signal ends it; `reload` gives another configuration, or `None` to keep the running one.
+    ///
+    /// # Errors
+    /// A socket broke for good.
+    pub async fn run(&mut self, signals: Signals, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+        let signals = Async::new_nonblocking(signals)?;
+        let mut timer = Timer::never();
+        let mut armed = None;
+        loop {
+            self.drain()?;
+            let next = self.engine.poll_timeout();
+            if next != armed {
+                armed = next;
+                match next {
+                    Some(at) => timer.set_at(self.clock.deadline(at)),
+                    None => timer = Timer::never(),
+                }
+            }
+            let ready = std::future::poll_fn(|cx| self.poll_ready(cx, Some(&signals), &mut timer)).await;
+            while let Some(signal) = signals.get_ref().next() {
+                match signal {
+                    Signal::Terminate => return self.end(),
+                    Signal::Reload => {
+                        if let Some(config) = reload() {
+                            log::info!("Configuration read again");
+                            self.engine.reconfigure(&config, self.clock.now());
+                        }
+                    }
+                }
+            }
+            self.read_all()?;
+            if ready.timer {
+                armed = None;
+                self.engine.handle_timeout(self.clock.now());
+            }
+        }
+    }
+
+    /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
+    ///
+    /// # Errors
+    /// The kernel does not settle, or a socket broke.
+    pub async fn settle(&mut self) -> io::Result<()> {
+        let mut timer = Timer::never();
+        let end = self.clock.now().after(std::time::Duration::from_secs(10));
+        loop {
+            self.drain()?;
+            if self.engine.settled() {
+                return Ok(());
+            }
+            let now = self.clock.now();
+            if now >= end {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not settle within 10 s"));
+            }
+            let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
+            timer.set_at(self.clock.deadline(next));
+            std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
+            self.read_all()?;
+            self.engine.handle_timeout(self.clock.now());
+        }
+    }
+
+    /// The changes that the engine would make, in the words of `ip`; makes none.
+    ///
+    /// # Errors
+    /// The kernel's state cannot be read.
+    pub async fn plan(&mut self) -> io::Result<Vec<String>> {
+        self.mode = Mode::Pretend;
+        self.settle().await?;
+        Ok(std::mem::take(&mut self.changes))
+    }
+
+    /// Puts the sysctls back to what they were before us, and removes the state file.
+    pub fn forget(&mut self) {
+        for old in &self.stored.linkdown {
+            match sysctl::write(&old.device, old.family, old.on) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    log::warn!("{} {}: {error}", old.family, old.device);
+                }
+                _ => {}
+            }
+        }
+        self.stored = State::default();
+        let _ = std::fs::remove_file(&self.options.state);
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let now = self.clock.now();
+        self.save(now);
+        Ok(())
+    }
+
+    /// Whether a clean exit leaves the kernel's state in place.
+    pub fn keeps_on_exit(&self) -> bool {
+        self.engine.config().globals.keep_on_exit
+    }
+
+    /// Removes everything of ours from the kernel.
+    ///
+    /// # Errors
+    /// The kernel does not settle.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.engine.reconfigure(&Config::default(), self.clock.now());
+        self.settle().await?;
+        self.forget();
+        Ok(())
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>, signals: Option<&Async<Signals>>, timer: &mut Timer) -> Poll<Ready> {
+        // Every source is asked, so that each of them wakes us; which one did only matters for the timer.
+        let mut any = false;
+        for socket in [&self.links, &self.requests, &self.state] {
+            any |= socket.poll_readable(cx).is_ready();
+        }
+        any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
+        let timer = Pin::new(timer).poll(cx).is_ready();
+        if any || timer { Poll::Ready(Ready { timer }) } else { Poll::Pending }
+    }
+
+    /// Reads what waits, links first and again before each other socket.
+    fn read_all(&mut self) -> io::Result<()> {
+        self.read(Feed::Links, usize::MAX)?;
+        for _ in 0..BUDGET {
+            if !self.read(Feed::Requests, 1)? {
+                break;
+            }
+            self.read(Feed::Links, BUDGET)?;
+        }
+        for _ in 0..BUDGET {
+            if !self.read(Feed::State, 1)? {
+                break;
+            }
+            self.read(Feed::Links, BUDGET)?;
+        }
+        Ok(())
+    }
+
+    /// Reads at most `budget` datagrams; whether there may be more.
+    fn read(&mut self, feed: Feed, budget: usize) -> io::Result<bool> {
+        for _ in 0..budget {
+            let socket = match feed {
+                Feed::Links => &self.links,
+                Feed::State => &self.state,
+                Feed::Requests => &self.requests,
+            };
+            let received = socket.get_ref().receive(&mut self.buf)?;
+            let now = self.clock.now();
+            let own_port = self.requests.get_ref().port();
+            let engine = &mut self.engine;
+            match received {
+                Received::Empty => return Ok(false),
+                Received::Foreign => log::debug!("datagram not from the kernel dropped"),
+                Received::Overrun => engine.handle_event(Event::Overrun(feed), now),
+                Received::Datagram(len) => {
+                    let datagram = self.buf.get(..len).unwrap_or(&[]);
+                    let names = &mut self.names;
+                    let mut sink = |event| {
+                        log::trace!("{event:?}");
+                        if let Event::Link { link, .. } = event
+                            && engine.uplinks().any(|(config, _)| config.device == link.name)
+                        {
+                            names.insert(link.ifindex, link.name.to_string());
+                        }
+                        engine.handle_event(event, now);
+                    };
+                    let result = match feed {
+                        Feed::Requests => self.answers.decode(datagram, &mut sink),
+                        _ => decode_notification(datagram, own_port, &mut sink),
+                    };
+                    if let Err(error) = result {
+                        log::warn!("netlink: {error}");
+                        engine.handle_event(Event::Overrun(feed), now);
+                    }
+                }
+            }
+            self.drain()?;
+        }
+        Ok(true)
+    }
+
+    /// Performs everything that the engine asks for now.
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            let now = self.clock.now();
+            let Some(action) = self.engine.poll_action(now) else { return Ok(()) };
+            self.perform(action, now)?;
+        }
+    }
+
+    fn perform(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
+        log::trace!("{action:?}");
+        if self.mode == Mode::Pretend {
+            return self.pretend(action, now);
+        }
+        match action {
+            Action::Announce(notice) => {
+                self.announce(&notice);
+                Ok(())
+            }
+            Action::Save => {
+                self.save(now);
+                Ok(())
+            }
+            Action::IgnoreLinkdown { device, family } => {
+                let errno = self.ignore_linkdown(device, family, now);
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
+                Ok(())
+            }
+            Action::ReopenRequests => {
+                self.requests = Async::new_nonblocking(Socket::open(&[], None)?)?;
+                self.answers = Answers::default();
+                Ok(())
+            }
+            _ => self.send(&action, now),
+        }
+    }
+
+    fn send(&mut self, action: &Action, now: crate::time::Instant) -> io::Result<()> {
+        let mut request = [0; REQUEST];
+        let Ok(len) = self.answers.encode(action, &mut request) else {
+            // Cannot happen: REQUEST holds the longest. If it did, the engine's time limit would mend it.
+            log::warn!("request too long: {action:?}");
+            return Ok(());
+        };
+        if let Action::Dump(dump) = action {
+            self.engine.handle_event(Event::DumpBegan(*dump), now);
+        }
+        if let Err(error) = self.requests.get_ref().send(request.get(..len).unwrap_or(&[])) {
+            let errno = Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(0));
+            log::debug!("send: {error}");
+            // The kernel did not take it: an answer will never come, so this is the answer.
+            match action {
+                Action::Dump(dump) => {
+                    let outcome = crate::engine::event::DumpOutcome::Failed(errno);
+                    self.engine.handle_event(Event::DumpEnded { dump: *dump, outcome }, now);
+                }
+                _ => self.engine.handle_event(Event::Overrun(Feed::Requests), now),
+            }
+        }
+        Ok(())
+    }
+
+    fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
+        let names = &self.names;
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
+        if let Some(change) = text.change(&action) {
+            let already = matches!(action, Action::IgnoreLinkdown { device, family }
+                if sysctl::read(&device, family).unwrap_or(false));
+            if !already {
+                self.changes.push(change);
+            }
+        }
+        match action {
+            Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
+                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
+            }
+            Action::IgnoreLinkdown { device, family } => {
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
+            }
+            Action::Dump(Dump::Links | Dump::Addresses | Dump::MainDefaults(_)) | Action::AskLink { .. } => {
+                return self.send(&action, now);
+            }
+            Action::Dump(_) if !self.engine.is_synced() => return self.send(&action, now),
+            Action::Dump(dump) => {
+                // What we pretended to install is not there: another look would only undo the pretence.
+                let outcome = crate::engine::event::DumpOutcome::Complete;
+                self.engine.handle_event(Event::DumpEnded { dump, outcome }, now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn announce(&self, notice: &Notice) {
+        let names = &self.names;
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
+        let line = text.notice(notice);
+        match notice {
+            Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::info!("{line}"),
+            _ => log::warn!("{line}"),
+        }
+    }
+
+    fn save(&mut self, now: crate::time::Instant) {
+        self.stored.history = self.engine.snapshot(now);
+        if let Err(error) = store::save(&self.options.state, &self.stored) {
+            log::warn!("state file {}: {error}", self.options.state.display());
+        }
+    }
+
+    /// Sets the sysctl; its old value is in the state file before.
+    fn ignore_linkdown(&mut self, device: IfName, family: Family, now: crate::time::Instant) -> Errno {
+        let known = self.stored.linkdown.iter().any(|o| o.device == device && o.family == family);
+        let result = sysctl::read(&device, family).and_then(|on| {
+            if !known {
+                // When the table is full, flush leaves this one set: it holds two per uplink, so that takes many reloads.
+                let _ = self.stored.linkdown.push(OldValue { device, family, on });
+                self.save(now);
+            }
+            if on { Ok(()) } else { sysctl::write(&device, family, true) }
+        });
+        match result {
+            Ok(()) => Errno::OK,
+            Err(error) => Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(u16::MAX)),
+        }
+    }
+}
+
+/// What woke the loop.
+struct Ready {
+    timer: bool,
+}
+
+/// Reads the state file's numbers of uplinks.
+pub fn known_ids(state: &Path) -> Vec<(crate::types::Name, crate::types::UplinkId)> {
+    store::load(state).history.uplinks.into_iter().map(|h| (h.name, h.id)).collect()
+}

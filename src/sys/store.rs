@@ -1,0 +1,100 @@
+//! The state file: what a restart keeps, in tmpfs. Unknown, damaged or foreign content is ignored with one line.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Snapshot;
+use crate::limits;
+use crate::types::{Family, IfName};
+
+/// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
+const VERSION: u8 = 1;
+/// More than the largest board writes.
+const SIZE: usize = 64 + 96 * limits::UPLINKS;
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The engine's history.
+    pub history: Snapshot,
+    /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
+    pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
+}
+
+/// A sysctl's value from before us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldValue {
+    /// The device's name.
+    pub device: IfName,
+    /// Which of the two.
+    pub family: Family,
+    /// Its value.
+    pub on: bool,
+}
+
+/// Reads the file; an empty state when it is absent or makes no sense.
+pub fn load(path: &Path) -> State {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return State::default(),
+        Err(error) => {
+            log::warn!("state file {}: {error}; starting without history", path.display());
+            return State::default();
+        }
+    };
+    let state = match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).ok(),
+        _ => None,
+    };
+    state.unwrap_or_else(|| {
+        log::warn!("state file {}: damaged or of another version; starting without history", path.display());
+        State::default()
+    })
+}
+
+/// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.
+///
+/// # Errors
+/// The folder is full, read-only or absent.
+pub fn save(path: &Path, state: &State) -> io::Result<()> {
+    let mut buf = [0; SIZE];
+    let used = match buf.split_first_mut() {
+        Some((version, rest)) => {
+            *version = VERSION;
+            postcard::to_slice(state, rest).map_err(io::Error::other)?.len() + 1
+        }
+        None => 0,
+    };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let beside = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(buf.get(..used).unwrap_or(&[]))?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_damage_is_ignored() {
+        let folder = std::env::temp_dir().join(format!("linkwatch-store-{}", std::process::id()));
+        let path = folder.join("state");
+        let mut state = State::default();
+        let device = IfName::new(b"wan").expect("a device name");
+        state.linkdown.push(OldValue { device, family: Family::V6, on: true }).expect("it fits");
+        save(&path, &state).expect("a writable folder");
+        assert_eq!(load(&path), state);
+        for damage in [&b""[..], &b"\x02\x00"[..], &b"\x01\xff\xff\xff\xff"[..]] {
+            fs::write(&path, damage).expect("a writable folder");
+            assert_eq!(load(&path), State::default());
+        }
+        fs::remove_dir_all(&folder).expect("our own folder");
+    }
+}
