@@ -3,5 +3,7 @@
 //! A codec never panics, never allocates on the way from an event to a switch, never reads beyond what it was given,
 //! and says what it refused and at which byte. It does no input or output of its own.
 
+pub mod config_file;
 pub mod netlink;
 pub mod rtnl;
+pub mod uci;

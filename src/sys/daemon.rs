@@ -16,10 +16,11 @@ use super::store::{self, OldValue, State};
 use super::sysctl;
 use super::text::Text;
 use crate::config::Config;
-use crate::engine::{Action, Dump, Engine, Event, Feed, Notice};
+use crate::engine::object::{RouteSpec, RouteTarget};
+use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
 use crate::limits;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
-use crate::types::{Errno, Family, IfIndex, IfName};
+use crate::types::{Errno, Family, IfIndex, IfName, PolicySlot};
 
 /// Datagrams read from one socket before the others get their turn.
 const BUDGET: usize = 64;
@@ -89,6 +90,40 @@ impl Daemon {
             changes: Vec::new(),
             names: BTreeMap::new(),
         })
+    }
+
+    /// Whether we may change routes: asks the kernel to delete a route that is not there.
+    ///
+    /// # Errors
+    /// We may not.
+    pub async fn check_privileges(&mut self) -> io::Result<()> {
+        let route = RouteSpec {
+            family: Family::V4,
+            table: layout::policy_table(PolicySlot(u8::MAX)),
+            metric: layout::METRIC_LAST,
+            target: RouteTarget::Unreachable,
+        };
+        let asked = Token(1);
+        let mut request = [0; REQUEST];
+        let action = Action::Route { token: asked, op: Op::Delete, route };
+        let len = self.answers.encode(&action, &mut request).unwrap_or(0);
+        self.requests.get_ref().send(request.get(..len).unwrap_or(&[]))?;
+        let mut answer = None;
+        // The kernel answers before send() returns.
+        while let Received::Datagram(len) = self.requests.get_ref().receive(&mut self.buf)? {
+            let datagram = self.buf.get(..len).unwrap_or(&[]);
+            let _ = self.answers.decode(datagram, &mut |event| match event {
+                Event::Acked { token, errno } if token == asked => answer = Some(errno),
+                _ => {}
+            });
+        }
+        match answer {
+            Some(Errno::EPERM) => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "changing routes needs CAP_NET_ADMIN: run as root or give it that capability",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Runs until a signal ends it; `reload` gives another configuration, or `None` to keep the running one.

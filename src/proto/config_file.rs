@@ -1,0 +1,601 @@
+//! Sections of UCI become a [`Config`]: mwan3's words with mwan3's meaning, and ours.
+//!
+//! Everything is either applied or named: an error for each wrong value (then there is no configuration at all), a
+//! warning for each option that is understood but not applied yet. Nothing is dropped in silence.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use super::uci::Diagnostic;
+use super::uci::{Section, Value, sections};
+use crate::config::{Config, DampingConfig, LastResort, Member, PolicyConfig, RuleConfig, RuleTarget, UplinkConfig};
+use crate::limits;
+use crate::time::Duration;
+use crate::types::{IfName, Name, PolicySlot, PortRange, Prefix, UplinkId, UplinkSlot};
+
+/// Whose file it is: what is meant where nothing is said differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Ours: an interface is enabled and serves both families unless it says otherwise.
+    Linkwatch,
+    /// mwan3's: an interface is disabled and serves IPv4 unless it says otherwise.
+    Mwan3,
+}
+
+/// What a file amounts to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The configuration; `None` when there is any error.
+    pub config: Option<Config>,
+    /// What is wrong.
+    pub errors: Vec<Diagnostic>,
+    /// What is understood but not applied, or likely not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Options of mwan3's probes: checked and kept for the day when probes are there.
+const PROBE_NUMBERS: [(&str, u32, u32); 16] = [
+    ("reliability", 1, 100),
+    ("count", 1, 5),
+    ("timeout", 1, 10),
+    ("interval", 1, 3600),
+    ("failure_interval", 1, 3600),
+    ("recovery_interval", 1, 3600),
+    ("keep_failure_interval", 0, 1),
+    ("down", 1, 10),
+    ("up", 1, 10),
+    ("size", 1, 65507),
+    ("max_ttl", 1, 255),
+    ("check_quality", 0, 1),
+    ("failure_latency", 0, 100_000),
+    ("recovery_latency", 0, 100_000),
+    ("failure_loss", 0, 100),
+    ("recovery_loss", 0, 100),
+];
+/// Other options of mwan3's interfaces that belong to probes and flows.
+const PROBE_WORDS: [(&str, &[&str]); 5] = [
+    ("track_ip", &[]),
+    ("track_method", &["ping", "arping", "httping", "nping-tcp", "nping-udp", "nping-icmp", "nping-arp", "nslookup"]),
+    ("httping_ssl", &["0", "1"]),
+    ("initial_state", &["online", "offline"]),
+    ("flush_conntrack", &["ifup", "ifdown", "connected", "disconnected", "always", "never"]),
+];
+
+/// Reads a file. `known_ids` are the numbers that names had before: a number stays with its name.
+pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Outcome {
+    let (sections, errors) = sections(text);
+    let outcome = Outcome { config: None, errors, warnings: Vec::new() };
+    let mut reader = Reader { dialect, outcome, config: Config::default(), disabled: Vec::new(), members: Vec::new() };
+    reader.check_names(&sections);
+    let of = |kind: &'static str| sections.iter().filter(move |s| s.kind == kind);
+    of("globals").for_each(|s| reader.globals(s));
+    let interfaces: Vec<&Section> = of("interface").collect();
+    let ids = assign_ids(&interfaces, known_ids);
+    for (position, (section, id)) in interfaces.iter().zip(ids).enumerate() {
+        reader.interface(section, position, id);
+    }
+    of("member").for_each(|s| reader.member(s));
+    of("policy").for_each(|s| reader.policy(s));
+    of("rule").for_each(|s| reader.rule(s));
+    if of("policy").next().is_none() && of("rule").next().is_none() {
+        reader.implicit_policy();
+    }
+    let Reader { mut outcome, config, .. } = reader;
+    outcome.config = outcome.errors.is_empty().then_some(config);
+    outcome
+}
+
+/// mwan3's numbering: the position in the file, disabled sections counted; but a name keeps the number it had.
+fn assign_ids(interfaces: &[&Section], known: &[(Name, UplinkId)]) -> Vec<u8> {
+    let known_id = |name: &str| known.iter().find(|(n, _)| n.as_str() == name).map(|(_, id)| id.0);
+    let mut taken: Vec<u8> = interfaces.iter().filter_map(|s| known_id(&s.name)).collect();
+    let mut ids = Vec::new();
+    for (position, section) in interfaces.iter().enumerate() {
+        let id = known_id(&section.name).unwrap_or_else(|| {
+            let wish = u8::try_from(position.saturating_add(1)).unwrap_or(u8::MAX);
+            let id =
+                if taken.contains(&wish) { (1..u8::MAX).find(|n| !taken.contains(n)).unwrap_or(u8::MAX) } else { wish };
+            taken.push(id);
+            id
+        });
+        ids.push(id);
+    }
+    ids
+}
+
+struct NamedMember {
+    name: String,
+    interface: String,
+    metric: u32,
+    weight: u16,
+}
+
+struct Reader {
+    dialect: Dialect,
+    outcome: Outcome,
+    config: Config,
+    disabled: Vec<String>,
+    members: Vec<NamedMember>,
+}
+
+impl Reader {
+    fn error(&mut self, section: &Section, value: Option<&Value>, message: impl Into<String>) {
+        self.outcome.errors.push(diagnostic(section, value, message.into()));
+    }
+
+    fn warn(&mut self, section: &Section, value: Option<&Value>, message: impl Into<String>) {
+        let news = diagnostic(section, value, message.into());
+        // One warning for each option: the values of a list are one option.
+        if !self.outcome.warnings.iter().any(|w| w.place == news.place && w.message == news.message) {
+            self.outcome.warnings.push(news);
+        }
+    }
+
+    fn check_names(&mut self, sections: &[Section]) {
+        for (at, section) in sections.iter().enumerate() {
+            let kind = section.kind.as_str();
+            if !["globals", "interface", "member", "policy", "rule"].contains(&kind) {
+                self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_debug()));
+                continue;
+            }
+            if kind != "globals" && kind != "rule" && section.name.is_empty() {
+                self.error(section, None, format!("a {kind} needs a name"));
+            }
+            if ["interface", "policy", "rule"].contains(&kind) && section.name.len() > 15 {
+                self.error(section, None, format!("name of {} bytes, at most 15", section.name.len()));
+            }
+            let twin = |s: &&Section| s.kind == section.kind && s.name == section.name && !s.name.is_empty();
+            if let Some(twin) = sections.iter().take(at).find(twin) {
+                self.error(section, None, format!("the name is taken by line {}", twin.line));
+            }
+        }
+    }
+
+    // --- values ------------------------------------------------------------------------------------------------------
+
+    fn flag(&mut self, section: &Section, value: &Value) -> Option<bool> {
+        match value.value.as_str() {
+            "1" | "on" | "true" | "yes" | "enabled" => Some(true),
+            "0" | "off" | "false" | "no" | "disabled" => Some(false),
+            other => {
+                self.error(section, Some(value), format!("'{}' is neither 0 nor 1", other.escape_debug()));
+                None
+            }
+        }
+    }
+
+    fn number(&mut self, section: &Section, value: &Value, min: u32, max: u32) -> Option<u32> {
+        let number = value.value.parse().ok().filter(|n| (min..=max).contains(n));
+        if number.is_none() {
+            let shown = value.value.escape_debug();
+            self.error(section, Some(value), format!("'{shown}' is no number from {min} to {max}"));
+        }
+        number
+    }
+
+    fn duration(&mut self, section: &Section, value: &Value) -> Option<Duration> {
+        let text = value.value.as_str();
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let scale: Option<u64> = match unit {
+            "ms" => Some(1),
+            "" | "s" => Some(1000),
+            "m" => Some(60_000),
+            _ => None,
+        };
+        let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
+        let millis = millis.filter(|m| *m <= 24 * 3_600_000);
+        if millis.is_none() {
+            let shown = text.escape_debug();
+            self.error(
+                section,
+                Some(value),
+                format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day"),
+            );
+        }
+        millis.map(Duration::from_millis)
+    }
+
+    fn word(&mut self, section: &Section, value: &Value, allowed: &[&str]) -> Option<usize> {
+        let found = allowed.iter().position(|a| *a == value.value);
+        if found.is_none() {
+            let shown = value.value.escape_debug();
+            self.error(section, Some(value), format!("'{shown}' is none of {}", allowed.join(", ")));
+        }
+        found
+    }
+
+    fn address<T: std::str::FromStr>(&mut self, section: &Section, value: &Value, what: &str) -> Option<T> {
+        let parsed = value.value.parse().ok();
+        if parsed.is_none() {
+            self.error(section, Some(value), format!("'{}' is no {what} address", value.value.escape_debug()));
+        }
+        parsed
+    }
+
+    fn unknown(&mut self, section: &Section, value: &Value) {
+        self.warn(section, Some(value), "unknown option, left out");
+    }
+
+    fn later(&mut self, section: &Section, value: &Value, what: &str) {
+        self.warn(section, Some(value), format!("not applied yet: {what}"));
+    }
+
+    // --- sections ----------------------------------------------------------------------------------------------------
+
+    fn globals(&mut self, section: &Section) {
+        for value in &section.options {
+            match value.key.as_str() {
+                "mmx_mask" => {
+                    let text = value.value.trim_start_matches("0x").trim_start_matches("0X");
+                    match u32::from_str_radix(text, 16).ok().filter(|m| m.count_ones() >= 3) {
+                        Some(mask) => self.config.globals.mark_mask = mask,
+                        None => {
+                            let shown = value.value.escape_debug().to_string();
+                            self.error(
+                                section,
+                                Some(value),
+                                format!("'{shown}' is no hexadecimal mask of at least 3 bits"),
+                            );
+                        }
+                    }
+                }
+                "nexthops" => {
+                    if let Some(word) = self.word(section, value, &["auto", "off"]) {
+                        self.config.globals.nexthops = word == 0;
+                    }
+                }
+                "on_exit" => {
+                    if let Some(word) = self.word(section, value, &["keep", "remove"]) {
+                        self.config.globals.keep_on_exit = word == 0;
+                    }
+                }
+                "logging" | "loglevel" => self.later(section, value, "logging of rules"),
+                "source_routing" | "rt_table_lookup" => self.later(section, value, "further routing tables"),
+                "local_source" | "rtmon_interval" => self.warn(section, Some(value), "obsolete, without effect"),
+                _ => self.unknown(section, value),
+            }
+        }
+    }
+
+    fn interface(&mut self, section: &Section, position: usize, id: u8) {
+        let ours = self.dialect == Dialect::Linkwatch;
+        let (Ok(name), device) = (Name::try_from(section.name.as_str()), IfName::new(section.name.as_bytes())) else {
+            return;
+        };
+        let mut enabled = ours;
+        let mut device_said = false;
+        let mut damping = Some(DampingConfig::default());
+        let mut uplink = UplinkConfig {
+            name,
+            id: UplinkId(id),
+            device: device.unwrap_or(IfName::NONE),
+            families: if ours { [true, true] } else { [true, false] },
+            gateway: None::<Ipv4Addr>,
+            gateway6: None::<Ipv6Addr>,
+            metric: u32::try_from(position).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(10),
+            hold_down: Duration::from_secs(5),
+            damping: None,
+        };
+        let mut tuning = DampingConfig::default();
+        for value in &section.options {
+            let key = value.key.as_str();
+            match key {
+                "enabled" => enabled = self.flag(section, value).unwrap_or(enabled),
+                "family" => {
+                    let families = [[true, false], [false, true], [true, true]];
+                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
+                    uplink.families = word.and_then(|w| families.get(w).copied()).unwrap_or(uplink.families);
+                }
+                "device" => match IfName::new(value.value.as_bytes()) {
+                    Some(device) => {
+                        uplink.device = device;
+                        device_said = true;
+                    }
+                    None => {
+                        self.error(section, Some(value), "no device name: 1 to 15 bytes without '/', ':' or spaces")
+                    }
+                },
+                "gateway" => uplink.gateway = self.address(section, value, "IPv4"),
+                "gateway6" => uplink.gateway6 = self.address(section, value, "IPv6"),
+                "metric" => uplink.metric = self.number(section, value, 0, u32::MAX).unwrap_or(uplink.metric),
+                "hold_down" => uplink.hold_down = self.duration(section, value).unwrap_or(uplink.hold_down),
+                "damping" => damping = self.flag(section, value).unwrap_or(true).then_some(tuning),
+                "damping_suppress" => {
+                    tuning.suppress = self.number(section, value, 1, 1_000_000).unwrap_or(tuning.suppress)
+                }
+                "damping_reuse" => tuning.reuse = self.number(section, value, 1, 1_000_000).unwrap_or(tuning.reuse),
+                "damping_half_life" => tuning.half_life = self.duration(section, value).unwrap_or(tuning.half_life),
+                "damping_max" => tuning.max_suppress = self.duration(section, value).unwrap_or(tuning.max_suppress),
+                "online_metric" => self.warn(section, Some(value), "obsolete, without effect"),
+                _ => self.probe_option(section, value),
+            }
+        }
+        if tuning.reuse >= tuning.suppress {
+            self.error(
+                section,
+                None,
+                format!("damping_reuse {} is not below damping_suppress {}", tuning.reuse, tuning.suppress),
+            );
+        }
+        if tuning.half_life.is_zero() {
+            self.error(section, None, "damping_half_life is zero");
+        }
+        uplink.damping = damping.map(|_| tuning);
+        if !enabled {
+            self.disabled.push(section.name.clone());
+            return;
+        }
+        if !ours && !device_said {
+            self.warn(section, None, "the section's name is taken for the device; say 'option device' if it differs");
+        }
+        let most =
+            u8::try_from((1_u32 << self.config.globals.mark_mask.count_ones().min(8)) - 4).unwrap_or(u8::MAX).min(252);
+        if id > most {
+            self.error(section, None, format!("number {id} does not fit into mmx_mask: at most {most}"));
+        }
+        let overlaps = |u: &&UplinkConfig| {
+            u.device == uplink.device && u.families.iter().zip(uplink.families).any(|(a, b)| *a && b)
+        };
+        if let Some(twin) = self.config.uplinks.iter().find(overlaps) {
+            let message = format!("device {} serves the same family for '{}'", uplink.device, twin.name);
+            self.error(section, None, message);
+        }
+        if self.config.uplinks.push(uplink).is_err() {
+            self.error(section, None, format!("too many interfaces: this board's build holds {}", limits::UPLINKS));
+        }
+    }
+
+    fn probe_option(&mut self, section: &Section, value: &Value) {
+        let key = value.key.as_str();
+        if let Some((_, min, max)) = PROBE_NUMBERS.iter().find(|(name, ..)| *name == key) {
+            if self.number(section, value, *min, *max).is_some() {
+                self.later(section, value, "health probes");
+            }
+            return;
+        }
+        match PROBE_WORDS.iter().find(|(name, _)| *name == key) {
+            Some((_, allowed)) => {
+                if allowed.is_empty() || self.word(section, value, allowed).is_some() {
+                    self.later(section, value, "health probes");
+                }
+            }
+            None => self.unknown(section, value),
+        }
+    }
+
+    fn member(&mut self, section: &Section) {
+        let mut member = NamedMember { name: section.name.clone(), interface: String::new(), metric: 1, weight: 1 };
+        for value in &section.options {
+            match value.key.as_str() {
+                "interface" => member.interface.clone_from(&value.value),
+                "metric" => member.metric = self.number(section, value, 1, 256).unwrap_or(1),
+                "weight" => {
+                    let weight = self.number(section, value, 1, 1000).unwrap_or(1);
+                    member.weight = u16::try_from(weight).unwrap_or(1);
+                }
+                _ => self.unknown(section, value),
+            }
+        }
+        let known = self.config.uplinks.iter().any(|u| u.name.as_str() == member.interface);
+        if !known && !self.disabled.contains(&member.interface) {
+            let shown = member.interface.escape_debug().to_string();
+            self.error(section, None, format!("interface '{shown}' is not in this file"));
+        }
+        self.members.push(member);
+    }
+
+    fn policy(&mut self, section: &Section) {
+        let Ok(name) = Name::try_from(section.name.as_str()) else { return };
+        let mut policy = PolicyConfig { name, members: heapless::Vec::new(), last_resort: LastResort::default() };
+        for value in &section.options {
+            match value.key.as_str() {
+                "use_member" => {
+                    for name in value.value.split_whitespace() {
+                        self.use_member(section, value, name, &mut policy);
+                    }
+                }
+                "last_resort" => {
+                    let all = [LastResort::Unreachable, LastResort::Blackhole, LastResort::Default];
+                    let word = self.word(section, value, &["unreachable", "blackhole", "default"]);
+                    policy.last_resort = word.and_then(|w| all.get(w).copied()).unwrap_or_default();
+                }
+                _ => self.unknown(section, value),
+            }
+        }
+        // Stable: file order among equals.
+        policy.members.sort_by_key(|m| m.metric);
+        let shares =
+            policy.members.windows(2).any(|pair| matches!(pair, [a, b] if a.metric == b.metric && !self.apart(a, b)));
+        if shares {
+            self.warn(section, None, "not applied yet: balancing; the first of the members with equal metric is used");
+        }
+        if self.config.policies.push(policy).is_err() {
+            self.error(section, None, format!("too many policies: this board's build holds {}", limits::POLICIES));
+        }
+    }
+
+    /// Whether two members never meet: they serve different families.
+    fn apart(&self, a: &Member, b: &Member) -> bool {
+        let families = |m: &Member| self.config.uplinks.get(usize::from(m.uplink.0)).map_or([false; 2], |u| u.families);
+        families(a).iter().zip(families(b)).all(|(a, b)| !(*a && b))
+    }
+
+    fn use_member(&mut self, section: &Section, value: &Value, name: &str, policy: &mut PolicyConfig) {
+        let Some(member) = self.members.iter().find(|m| m.name == name) else {
+            self.error(section, Some(value), format!("member '{}' is not in this file", name.escape_debug()));
+            return;
+        };
+        let Some(at) = self.config.uplinks.iter().position(|u| u.name.as_str() == member.interface) else {
+            let message = format!("member '{}' is left out: its interface is disabled", name.escape_debug());
+            self.warn(section, Some(value), message);
+            return;
+        };
+        let uplink = UplinkSlot(u8::try_from(at).unwrap_or(u8::MAX));
+        if policy.members.push(Member { uplink, metric: member.metric, weight: member.weight }).is_err() {
+            self.error(section, Some(value), format!("too many members: this board's build holds {}", limits::MEMBERS));
+        }
+    }
+
+    fn rule(&mut self, section: &Section) {
+        let Ok(name) = Name::try_from(section.name.as_str()) else { return };
+        let mut rule = RuleConfig {
+            name,
+            families: [true, true],
+            src: None,
+            dst: None,
+            proto: None,
+            sport: None,
+            dport: None,
+            iif: IfName::NONE,
+            target: RuleTarget::Default,
+        };
+        let (mut policy, mut inexpressible) = (None, false);
+        for value in &section.options {
+            match value.key.as_str() {
+                "family" => {
+                    let families = [[true, false], [false, true], [true, true]];
+                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
+                    rule.families = word.and_then(|w| families.get(w).copied()).unwrap_or(rule.families);
+                }
+                "proto" => inexpressible |= self.proto(section, value, &mut rule),
+                "src_ip" | "dest_ip" => inexpressible |= self.rule_prefix(section, value, &mut rule),
+                "src_port" | "dest_port" => inexpressible |= self.rule_ports(section, value, &mut rule),
+                "src_iface" => {
+                    let of_section =
+                        self.config.uplinks.iter().find(|u| u.name.as_str() == value.value).map(|u| u.device);
+                    match of_section.or_else(|| IfName::new(value.value.as_bytes())) {
+                        Some(device) => rule.iif = device,
+                        None => self.error(section, Some(value), "no device name: 1 to 15 bytes"),
+                    }
+                }
+                "use_policy" => policy = Some(value),
+                "ipset" => {
+                    inexpressible = true;
+                    self.later(section, value, "sets; the whole rule is left out");
+                }
+                "sticky" | "timeout" => self.later(section, value, "sticky sources"),
+                "logging" => self.later(section, value, "logging of rules"),
+                _ => self.unknown(section, value),
+            }
+        }
+        let ports = rule.sport.is_some() || rule.dport.is_some();
+        if ports && !matches!(rule.proto, Some(6 | 17 | 132 | 136)) {
+            self.warn(section, None, "ports without proto tcp or udp are left out");
+            (rule.sport, rule.dport) = (None, None);
+        }
+        match policy.map(|v| (v, v.value.as_str())) {
+            None => self.error(section, None, "use_policy is missing"),
+            Some((_, "default")) => rule.target = RuleTarget::Default,
+            Some((_, "unreachable")) => rule.target = RuleTarget::Unreachable,
+            Some((_, "blackhole")) => rule.target = RuleTarget::Blackhole,
+            Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
+                Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
+                None => {
+                    let shown = name.escape_debug().to_string();
+                    self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
+                }
+            },
+        }
+        if !inexpressible && self.config.rules.push(rule).is_err() {
+            self.error(section, None, format!("too many rules: this board's build holds {}", limits::POLICY_RULES));
+        }
+    }
+
+    fn proto(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
+        let names: [(&str, Option<u8>); 11] = [
+            ("all", None),
+            ("any", None),
+            ("tcp", Some(6)),
+            ("udp", Some(17)),
+            ("icmp", Some(1)),
+            ("icmpv6", Some(58)),
+            ("gre", Some(47)),
+            ("esp", Some(50)),
+            ("ah", Some(51)),
+            ("sctp", Some(132)),
+            ("udplite", Some(136)),
+        ];
+        let known = names.iter().find(|(name, _)| *name == value.value).map(|(_, number)| *number);
+        match known.or_else(|| value.value.parse().ok().map(Some)) {
+            Some(Some(1)) if rule.families == [false, true] => rule.proto = Some(58),
+            Some(number) => rule.proto = number,
+            None => {
+                let shown = value.value.escape_debug().to_string();
+                self.error(
+                    section,
+                    Some(value),
+                    format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …"),
+                );
+            }
+        }
+        false
+    }
+
+    fn rule_prefix(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
+        if value.value.contains([',', ' ']) {
+            self.later(section, value, "lists of addresses; the whole rule is left out");
+            return true;
+        }
+        let (addr, len) = value.value.split_once('/').map_or((value.value.as_str(), None), |(a, l)| (a, Some(l)));
+        let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
+            let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
+            Prefix::new(addr, len)
+        });
+        let Some(prefix) = parsed else {
+            let shown = value.value.escape_debug().to_string();
+            self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
+            return false;
+        };
+        let only = if prefix.addr.is_ipv4() { [true, false] } else { [false, true] };
+        rule.families = [rule.families[0] && only[0], rule.families[1] && only[1]];
+        if rule.families == [false, false] {
+            self.error(section, Some(value), "the address is of another family than the rule");
+        }
+        let prefix = (prefix.len > 0).then_some(prefix);
+        if value.key == "src_ip" {
+            rule.src = prefix
+        } else {
+            rule.dst = prefix
+        }
+        false
+    }
+
+    fn rule_ports(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
+        if value.value.contains([',', ' ']) {
+            self.later(section, value, "lists of ports; the whole rule is left out");
+            return true;
+        }
+        let (first, last) = value.value.split_once([':', '-']).unwrap_or((&value.value, &value.value));
+        let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| PortRange { first, last });
+        match range.filter(|r| r.first <= r.last && r.first > 0) {
+            Some(range) if value.key == "src_port" => rule.sport = Some(range),
+            Some(range) => rule.dport = Some(range),
+            None => {
+                let shown = value.value.escape_debug().to_string();
+                self.error(section, Some(value), format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST"));
+            }
+        }
+        false
+    }
+
+    /// Without any policy and rule: all interfaces, lowest metric first.
+    fn implicit_policy(&mut self) {
+        let mut order: Vec<usize> = (0..self.config.uplinks.len()).collect();
+        order.sort_by_key(|at| self.config.uplinks.get(*at).map(|u| u.metric));
+        let metric = |at: &usize| self.config.uplinks.get(*at).map_or(0, |u| u.metric);
+        let members = order.iter().filter_map(|at| {
+            Some(Member { uplink: UplinkSlot(u8::try_from(*at).ok()?), metric: metric(at), weight: 1 })
+        });
+        let members = members.take(limits::MEMBERS).collect();
+        let name = Name::try_from("default").unwrap_or_default();
+        // Cannot fail: it is the only one.
+        let _ = self.config.policies.push(PolicyConfig { name, members, last_resort: LastResort::Default });
+        self.config.default_policy = Some(PolicySlot(0));
+    }
+}
+
+fn diagnostic(section: &Section, value: Option<&Value>, message: String) -> Diagnostic {
+    let name = if section.name.is_empty() { &section.kind } else { &section.name };
+    let place = value.map_or_else(|| name.clone(), |v| format!("{name}.{}", v.key));
+    Diagnostic { line: value.map_or(section.line, |v| v.line), place, message }
+}
