@@ -22,7 +22,7 @@
 //! ```
 //!
 //! Who may import whom (`tests/tidy.rs` reads the sources and says no):
-//! `types, time, limits <- config <- engine <- proto <- sys <- main`; `sim` uses `engine` and `proto`, never `sys`.
+//! `types, time, limits <- config <- engine <- proto <- sys <- cli <- main`; `sim` uses `engine` and `proto`, never `sys`.
 //!
 //! | module | decides |
 //! |---|---|
@@ -32,6 +32,7 @@
 //! | [`engine`] | everything; one file per decision |
 //! | [`proto`] | how bytes become events, and actions bytes; UCI text |
 //! | [`sys`] | how bytes get in and out: one main future on a single thread |
+//! | [`cli`] | words to subcommands; `main.rs` only calls it |
 //! | `sim` (feature `sim`) | a world without a kernel, for tests |
 //!
 //! # What is kept in the kernel
@@ -65,6 +66,7 @@
 //! - **Nothing waits for an answer.** A request whose answer is lost costs a new socket and a dump, never a hang.
 //! - **No process is started, no name is resolved, no floating point is used, nothing is written to flash.**
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod limits;

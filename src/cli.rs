@@ -1,0 +1,219 @@
+//! The command line: words to subcommands, subcommands to exit statuses, and nothing else.
+//!
+//! It is part of the library so that the demo can be the daemon too.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::limits;
+use crate::proto::config_file::{self, Dialect};
+use crate::sys::daemon::{Daemon, Options, known_ids};
+use crate::sys::log::{self as logger, Sink};
+use crate::sys::signal::Signals;
+
+const HELP: &str = "\
+linkwatch: watches WAN links and keeps traffic on one that works
+
+  linkwatch run [-c FILE] [--state FILE] [--control PATH] [--ubus PATH|none] [--log stderr|syslog] [-v...]
+                                                                         run in the foreground
+  linkwatch check [FILE]                                                 say what is wrong in a configuration
+  linkwatch plan [-c FILE]                                               show the changes 'run' would make to the kernel
+  linkwatch flush [--state FILE]                                         remove every trace from the kernel
+  linkwatch --version                                                    version, board, limits
+  linkwatch --help
+
+FILE is /etc/config/linkwatch, else /etc/config/mwan3, unless given. A file named mwan3 is read as mwan3's.
+SIGHUP reads the configuration again; SIGTERM ends. Exit status: 0 fine, 1 failed, 2 wrong words.
+";
+
+struct Words {
+    command: String,
+    config: Option<PathBuf>,
+    state: PathBuf,
+    syslog: bool,
+    verbosity: u8,
+    receive_buffer: Option<u32>,
+    /// Options that this version takes and has no use for yet.
+    without_effect: Vec<String>,
+}
+
+impl Words {
+    fn later(&mut self, option: &str, value: PathBuf) {
+        if value.as_os_str() != "none" {
+            self.without_effect.push(format!("{option} {}", value.display()));
+        }
+    }
+}
+
+fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt::Error> {
+    use lexopt::prelude::*;
+    let mut words = Words {
+        command: String::new(),
+        config: None,
+        state: PathBuf::from("/var/run/linkwatch/state"),
+        syslog: false,
+        verbosity: 0,
+        receive_buffer: None,
+        without_effect: Vec::new(),
+    };
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(word) = parser.next()? {
+        match word {
+            Short('h') | Long("help") => words.command = "--help".to_owned(),
+            Short('V') | Long("version") => words.command = "--version".to_owned(),
+            Short('c') => words.config = Some(parser.value()?.into()),
+            Long("state") => words.state = parser.value()?.into(),
+            // Taken from now on so that scripts need not change when those parts arrive.
+            Long("control") => words.later("--control", parser.value()?.into()),
+            Long("ubus") => words.later("--ubus", parser.value()?.into()),
+            Long("rcvbuf") => words.receive_buffer = Some(parser.value()?.parse()?),
+            Long("log") => match parser.value()?.string()?.as_str() {
+                "syslog" => words.syslog = true,
+                "stderr" => words.syslog = false,
+                other => return Err(format!("--log {other}: want stderr or syslog").into()),
+            },
+            Short('v') => words.verbosity = words.verbosity.saturating_add(1),
+            Value(command) if words.command.is_empty() => words.command = command.string()?,
+            Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
+            _ => return Err(word.unexpected()),
+        }
+    }
+    Ok(words)
+}
+
+/// Does what the words after the program's name say.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words = match read_words(words) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("linkwatch: {error}; see linkwatch --help");
+            return ExitCode::from(2);
+        }
+    };
+    let sink = if words.syslog { Sink::Syslog } else { Sink::Stderr };
+    logger::start(sink, words.verbosity);
+    let result = match words.command.as_str() {
+        "run" => run(&words),
+        "check" => check(&words),
+        "plan" => plan(&words),
+        "flush" => flush(&words),
+        "--version" => {
+            version();
+            Ok(())
+        }
+        "--help" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => {
+            eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            if !message.is_empty() {
+                eprintln!("linkwatch: {message}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn version() {
+    println!("linkwatch {} board {}", env!("CARGO_PKG_VERSION"), limits::BOARD);
+    println!(
+        "limits: {} uplinks, {} policies, {} rules, {} addresses per uplink; {} routes, {} ip rules, {} nexthops",
+        limits::UPLINKS,
+        limits::POLICIES,
+        limits::POLICY_RULES,
+        limits::ADDRESSES,
+        limits::ROUTES,
+        limits::RULES,
+        limits::NEXTHOPS
+    );
+    println!("engine: {} bytes of at most {}", size_of::<Engine>(), limits::ENGINE_BYTES);
+}
+
+fn config_path(words: &Words) -> PathBuf {
+    let own = Path::new("/etc/config/linkwatch");
+    match &words.config {
+        Some(path) => path.clone(),
+        None if own.exists() => own.to_owned(),
+        None => PathBuf::from("/etc/config/mwan3"),
+    }
+}
+
+/// Reads the configuration; errors and warnings are said one a line.
+fn read_config(words: &Words) -> Result<Config, String> {
+    let path = config_path(words);
+    let file = path.display().to_string();
+    let text = std::fs::read(&path).map_err(|error| format!("{file}: {error}"))?;
+    let dialect = match path.file_name().is_some_and(|n| n == "mwan3") {
+        true => Dialect::Mwan3,
+        false => Dialect::Linkwatch,
+    };
+    let outcome = config_file::read(&text, dialect, &known_ids(&words.state));
+    for warning in &outcome.warnings {
+        log::warn!("{}", warning.show(&file));
+    }
+    for error in &outcome.errors {
+        log::error!("{}", error.show(&file));
+    }
+    outcome.config.ok_or_else(|| format!("{file}: {} errors, nothing was changed", outcome.errors.len()))
+}
+
+fn options(words: &Words) -> Options {
+    Options { state: words.state.clone(), receive_buffer: words.receive_buffer }
+}
+
+fn run(words: &Words) -> Result<(), String> {
+    for option in &words.without_effect {
+        log::warn!("{option}: has no effect in this version");
+    }
+    let config = read_config(words)?;
+    let signals = Signals::open().map_err(|error| format!("signals: {error}"))?;
+    let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
+    let mut reload =
+        || read_config(words).map_err(|error| log::error!("{error}; the running configuration stays")).ok();
+    smol::block_on(async {
+        daemon.check_privileges().await?;
+        daemon.run(signals, &mut reload).await?;
+        if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
+    })
+    .map_err(|error: std::io::Error| error.to_string())
+}
+
+fn check(words: &Words) -> Result<(), String> {
+    let config = read_config(words)?;
+    println!(
+        "{}: fine, {} uplinks, {} policies",
+        config_path(words).display(),
+        config.uplinks.len(),
+        config.policies.len()
+    );
+    Ok(())
+}
+
+fn plan(words: &Words) -> Result<(), String> {
+    let config = read_config(words)?;
+    let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
+    let changes = smol::block_on(daemon.plan()).map_err(|error| error.to_string())?;
+    for change in changes {
+        println!("{change}");
+    }
+    Ok(())
+}
+
+fn flush(words: &Words) -> Result<(), String> {
+    let mut daemon = Daemon::open(&Config::default(), options(words)).map_err(|error| error.to_string())?;
+    smol::block_on(async {
+        daemon.check_privileges().await?;
+        daemon.flush().await
+    })
+    .map_err(|error: std::io::Error| error.to_string())
+}

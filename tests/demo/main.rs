@@ -1,0 +1,146 @@
+//! A WAN is unplugged and plugged back under traffic, before your eyes: the real daemon on the real kernel, in
+//! namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bed::daemon::{Daemon, Folder};
+use bed::lab::{Lab, Port};
+use bed::stream::Stream;
+use linkwatch::proto::config_file::{self, Dialect};
+
+/// Packets per second of each stream.
+const RATE: u32 = 1000;
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn main() -> ExitCode {
+    // As a child of itself this program is the daemon.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|w| w == "daemon") {
+        return linkwatch::cli::main(words);
+    }
+    if let Err(error) = bed::netns::become_able() {
+        eprintln!("This system does not let you make namespaces ({error}).");
+        eprintln!("Run it with sudo: cargo build --release --example demo && sudo target/release/examples/demo");
+        return ExitCode::FAILURE;
+    }
+    match show() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("\nFAILED: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Show {
+    start: Instant,
+    said: usize,
+}
+
+impl Show {
+    fn tell(&self, at: Instant, who: &str, what: &str) {
+        let at = at.saturating_duration_since(self.start);
+        println!("{:>3}.{:03} s  {who:<9} {what}", at.as_secs(), at.subsec_millis());
+    }
+
+    fn now(&self, who: &str, what: &str) {
+        self.tell(Instant::now(), who, what);
+    }
+
+    /// Repeats what the daemon has said since the last time.
+    fn repeat(&mut self, daemon: &Daemon) {
+        let lines = daemon.lines();
+        for (at, line) in lines.iter().skip(self.said) {
+            let words = line.trim_start_matches("linkwatch: ").trim_start_matches("notice: ");
+            self.tell(*at, "linkwatch", words);
+        }
+        self.said = lines.len();
+    }
+}
+
+fn show() -> Result<(), String> {
+    let shipped = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("openwrt/files/linkwatch.config");
+    let text = std::fs::read_to_string(&shipped).map_err(|e| format!("{}: {e}", shipped.display()))?;
+    let outcome = config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]);
+    let config = outcome.config.ok_or("the shipped configuration has errors")?;
+    let devices: Vec<String> = config.uplinks.iter().map(|u| u.device.to_string()).collect();
+    let [first, second] = devices.as_slice() else { return Err("the shipped configuration has two uplinks".into()) };
+
+    println!("lan --- router --- {first} --- provider 1 --- far host");
+    println!("              `--- {second} --- provider 2 ---'\n");
+    let mut show = Show { start: Instant::now(), said: 0 };
+    let lab = Lab::build(&[first, second], Port::Virtual).map_err(|e| e.to_string())?;
+    show.now("bed", "five namespaces, cabled, IPv4 and IPv6");
+    let streams = [0, 1].map(|family| Stream::start(&lab, family, RATE));
+    let moving = |seconds| streams.iter().all(|s| s.wait_for(RATE / 4, Duration::from_secs(seconds)));
+    if !moving(5) {
+        return Err("no traffic before the daemon starts".into());
+    }
+    show.now("bed", &format!("{RATE} packets/s from the LAN to the far host, IPv4 and IPv6, by {first}"));
+
+    let folder = Folder::new("demo");
+    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = lab.router.command(this);
+    command.arg("daemon").arg("run").arg("-c").arg(&shipped).arg("--state").arg(folder.at("state"));
+    let mut daemon = Daemon::spawn(command);
+    for family in ["IPv4", "IPv6"] {
+        let said = daemon.wait_line(0, &[family, "leaves by"], PATIENCE);
+        said.ok_or_else(|| format!("the daemon did not take over {family}: {:?}", daemon.lines()))?;
+    }
+    show.repeat(&daemon);
+
+    let mark = daemon.mark();
+    let unplugged = Instant::now();
+    lab.plug(0, false);
+    show.tell(unplugged, "bed", &format!("*** {first} unplugged"));
+    for family in ["IPv4", "IPv6"] {
+        daemon.wait_line(mark, &[family, "now leaves by"], PATIENCE).ok_or("the daemon did not switch")?;
+    }
+    show.repeat(&daemon);
+    if (0..2).any(|family| lab.way(family) != Some(1)) || !moving(5) {
+        return Err(format!("traffic does not leave by {second}"));
+    }
+    show.now("bed", &format!("traffic moves by {second}"));
+
+    let mark = daemon.mark();
+    let plugged = Instant::now();
+    lab.plug(0, true);
+    show.tell(plugged, "bed", &format!("*** {first} plugged back"));
+    for family in ["IPv4", "IPv6"] {
+        daemon.wait_line(mark, &[family, "now leaves by"], PATIENCE).ok_or("the daemon did not switch back")?;
+    }
+    let back = Instant::now();
+    show.repeat(&daemon);
+    if (0..2).any(|family| lab.way(family) != Some(0)) || !moving(5) {
+        return Err(format!("traffic did not come back to {first}"));
+    }
+    show.now("bed", &format!("traffic moves by {first} again"));
+
+    daemon.signal(libc::SIGTERM);
+    let status = daemon.wait(PATIENCE).ok_or("the daemon does not end")?;
+    show.repeat(&daemon);
+    show.now("bed", &format!("daemon ended, {status}"));
+    let end = Instant::now();
+    println!();
+    for (stream, name) in streams.into_iter().zip(["IPv4", "IPv6"]) {
+        let outcome = stream.stop();
+        let (out, home) = (outcome.loss(unplugged, plugged), outcome.loss(plugged, end));
+        println!(
+            "{name}: {} packets sent; lost {} at the unplugging ({:.1} ms), {} at the way back ({} s later)",
+            outcome.sent.len(),
+            out.packets,
+            out.outage.as_secs_f64() * 1000.0,
+            home.packets,
+            back.duration_since(plugged).as_secs(),
+        );
+        if outcome.lost() > RATE as usize {
+            return Err(format!("{} packets of {name} were lost", outcome.lost()));
+        }
+    }
+    Ok(())
+}
