@@ -97,7 +97,8 @@ impl Lab {
         }
         for netns in [&lab.router, &lab.inet, &lab.lan].into_iter().chain(&lab.isps) {
             // Neighbours are asked from link-local addresses: those should count at once too.
-            netns.sysctl("ipv6/conf/default/dad_transmits", "0")?;
+            netns.sysctl("ipv6/conf/default/accept_dad", "0")?;
+            netns.sysctl("ipv6/conf/all/accept_dad", "0")?;
             for which in ["all", "default"] {
                 netns.sysctl(&format!("ipv4/conf/{which}/rp_filter"), "0")?;
             }

@@ -89,6 +89,21 @@ impl Outcome {
         missing.saturating_sub(self.overflowed as usize)
     }
 
+    /// The lost packets as runs of numbers, with the seconds of the first: what a failed assertion shows.
+    pub fn gaps(&self) -> String {
+        let mut text = String::new();
+        let mut lost = self.arrived.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(n, _)| n).peekable();
+        while let Some(first) = lost.next() {
+            let mut last = first;
+            while lost.next_if(|n| *n == last + 1).is_some() {
+                last += 1;
+            }
+            let at = self.sent[first].duration_since(self.sent[0]);
+            text += &format!("{first}-{last} at {:.3} s; ", at.as_secs_f64());
+        }
+        text
+    }
+
     /// What was lost of the packets sent between `from` and `to`.
     pub fn loss(&self, from: Instant, to: Instant) -> Loss {
         // One that was under way when the event came belongs to the event.

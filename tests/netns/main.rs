@@ -53,7 +53,10 @@ pub struct Setup {
 impl Setup {
     /// Two WANs with ports of a kind, and a daemon that has taken over both families.
     pub fn new(name: &str, port: Port, config: &str) -> Self {
-        Self::with(name, port, config, &[])
+        {
+            let words: &[&str] = if std::env::var_os("BED_SHOW").is_some() { &["-vv"] } else { &[] };
+            Self::with(name, port, config, words)
+        }
     }
 
     /// The same with more words on the daemon's command line.

@@ -30,15 +30,20 @@ fn switches(setup: &Setup) -> u64 {
     numbers.sum()
 }
 
-fn idle() {
-    let setup = Setup::new("idle", Port::Virtual, &two_wans(""));
-    // Link-local addresses settle, the window of asking closes, the state file is written: then it is quiet.
+/// Waits for a second without a wake-up: link-local addresses settle, late announcements of the bed's own links come,
+/// the window of asking closes, the state file is written.
+fn wait_quiet(setup: &Setup) {
     let quiet = bed::until(PATIENCE, || {
-        let before = switches(&setup);
+        let before = switches(setup);
         std::thread::sleep(Duration::from_secs(1));
-        switches(&setup) == before
+        switches(setup) == before
     });
     assert!(quiet.is_some(), "never a quiet second");
+}
+
+fn idle() {
+    let setup = Setup::new("idle", Port::Virtual, &two_wans(""));
+    wait_quiet(&setup);
     let before = switches(&setup);
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(switches(&setup) - before, 0, "woken in five idle seconds");
@@ -55,7 +60,7 @@ fn routes(dev: u32, count: usize) -> Vec<Route> {
 
 fn foreign_routes() {
     let setup = Setup::new("routes", Port::Virtual, &two_wans(""));
-    std::thread::sleep(Duration::from_secs(2));
+    wait_quiet(&setup);
     let (woken, memory) = (switches(&setup), setup.daemon.status_number("VmRSS"));
     setup.lab.router.rtnl(|r| {
         let dev = r.index("wan2").expect("wan2");

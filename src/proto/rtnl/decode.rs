@@ -164,10 +164,15 @@ fn route(message: &Message<'_>, sink: &mut dyn FnMut(Event)) -> Result<(), Malfo
         });
         return Ok(());
     }
+    let mut replaced = message.flags & netlink::F_REPLACE != 0;
+    if table != TABLE_MAIN && replaced && message.kind == n::NEWROUTE {
+        // A stranger took this place. If it was ours, ours is gone, and the kernel has no other word for that.
+        let route = RouteSpec { family, table, metric, target: RouteTarget::Unreachable };
+        sink(Event::OwnRouteGone { route, by: message.port });
+    }
     if table != TABLE_MAIN || kind != n::RTN_UNICAST {
         return Ok(());
     }
-    let mut replaced = message.flags & netlink::F_REPLACE != 0;
     let mut tell = |hop: Hop| {
         let route = MainDefault { family, metric, hop };
         if hop.ifindex.0 != 0 {
