@@ -370,6 +370,14 @@ impl<T: Object, const N: usize> Table<T, N> {
         fight
     }
 
+    /// What `which` names and the kernel refused may be tried again at once: the reason is gone.
+    pub fn hurry(&mut self, now: Instant, which: impl Fn(&T) -> bool) {
+        for entry in self.entries.iter_mut().filter(|e| e.refusals > 0 && which(&e.spec)) {
+            entry.retry_at = now;
+            self.busy = true;
+        }
+    }
+
     /// The kernel may have (`Have::Unknown`) or has (`Have::Missing`) deleted what `which` names, without a word.
     pub fn doubt(&mut self, have: Have, which: impl Fn(&T) -> bool) {
         for entry in &mut self.entries {

@@ -890,6 +890,10 @@ impl Engine {
             })?;
         self.token();
         self.counters.requests = self.counters.requests.saturating_add(1);
+        if let Action::Nexthop { op: Op::Add | Op::Replace, nexthop, .. } = action {
+            // A route that was refused for want of this nexthop need not wait any longer.
+            self.routes.hurry(now, |route| route.target == RouteTarget::Nexthop(nexthop.id));
+        }
         Some(action)
     }
 

@@ -53,12 +53,12 @@ impl Daemon {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the program starts");
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().expect("it is piped");
-        let sink = lines.clone();
+        let (sink, begin) = (lines.clone(), Instant::now());
         // Ends with the daemon.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if std::env::var_os("BED_SHOW").is_some() {
-                    eprintln!("    | {line}");
+                    eprintln!("    | {:?} {line}", begin.elapsed());
                 }
                 sink.lock().expect("nobody panics with it").push((Instant::now(), line));
             }

@@ -131,8 +131,9 @@ impl Lab {
     /// # Errors
     /// What the kernel refused.
     pub fn plug_in(&self, n: usize, port: Port) -> io::Result<()> {
-        let index = (port == Port::Physical).then_some(100 + n as u32);
-        self.cable(&self.router, &self.wans[n], &self.isps[n], "near", index)?;
+        let index = 100 + n as u32;
+        let other = if port == Port::Physical { index } else { 200 + n as u32 };
+        self.cable(&self.router, &self.wans[n], &self.isps[n], "near", Some((index, other)))?;
         self.configure(n)
     }
 
@@ -167,8 +168,9 @@ impl Lab {
         Ok(())
     }
 
-    fn cable(&self, a: &Netns, a_name: &str, b: &Netns, b_name: &str, index: Option<u32>) -> io::Result<()> {
-        told(a_name, a.rtnl(|r| r.add_veth(a_name, index, b, b_name, index)))?;
+    fn cable(&self, a: &Netns, a_name: &str, b: &Netns, b_name: &str, index: Option<(u32, u32)>) -> io::Result<()> {
+        let (one, other) = index.unzip();
+        told(a_name, a.rtnl(|r| r.add_veth(a_name, one, b, b_name, other)))?;
         told(a_name, a.rtnl(|r| r.set_up(a_name, true)))?;
         told(b_name, b.rtnl(|r| r.set_up(b_name, true)))
     }
