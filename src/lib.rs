@@ -71,6 +71,8 @@ pub mod config;
 pub mod engine;
 pub mod limits;
 pub mod proto;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod sys;
 pub mod time;
 pub mod types;

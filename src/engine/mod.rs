@@ -43,7 +43,7 @@ use event::{DumpOutcome, LinkInfo, LinkSource};
 use fib::{Answer, Have, Table};
 use link::News;
 use notice::Notices;
-use object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleSpec};
+use object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec};
 use switch::Way;
 use sync::Sync;
 use uplink::{Setting, Uplink};
@@ -747,10 +747,11 @@ impl Engine {
 
     fn review_leg(&mut self, at: usize, family: Family, trusted: Option<bool>, now: Instant) -> Option<State> {
         let (config, uplink) = (self.config.uplinks.get(at)?, self.uplinks.get_mut(at)?);
-        if !config.serves(family) || self.missing_families.get(family.index()).is_some_and(|missing| *missing) {
+        if !config.serves(family) {
             return None;
         }
-        let usable = uplink.usable(config, family);
+        let missing = self.missing_families.get(family.index()).is_some_and(|missing| *missing);
+        let usable = if missing { Err(Reason::NoAddress) } else { uplink.usable(config, family) };
         let suppressed = config.damping.is_some_and(|d| uplink.damping.review(&d, now));
         uplink.legs.get_mut(family.index())?.review(usable, suppressed, config.hold_down, trusted, now)
     }
@@ -868,15 +869,23 @@ impl Engine {
             .map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
             .or_else(|| {
                 let nexthops = &self.nexthops;
-                let ready = |route: &RouteSpec| match route.target {
+                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| match route.target {
                     RouteTarget::Nexthop(id) => nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming()),
-                    _ => true,
+                    RouteTarget::Via(_) => true,
+                    // The last way out hides what others have in main: it comes after the ways that it ends.
+                    RouteTarget::Unreachable | RouteTarget::Blackhole => has_way(all, route.family, route.table),
                 };
-                let picked = self.routes.poll(now, token, |_, route, op| adding(op) && ready(route));
+                let picked = self.routes.poll(now, token, |all, route, op| adding(op) && ready(all, route));
                 picked.map(|(op, route)| Action::Route { token, op, route })
             })
             .or_else(|| {
-                let picked = self.rules.poll(now, token, |_, _, op| adding(op));
+                let routes = self.routes.entries();
+                let ready = |rule: &RuleSpec| match rule.action {
+                    // Nobody is sent into a policy's table before there is a way out of it.
+                    RuleAction::Lookup { table, .. } => has_way(routes, rule.family, table),
+                    _ => true,
+                };
+                let picked = self.rules.poll(now, token, |_, rule, op| adding(op) && ready(rule));
                 let picked = picked.or_else(|| self.rules.poll(now, token, |_, _, _| true));
                 picked.map(|(op, rule)| Action::Rule { token, op, rule })
             })
@@ -962,6 +971,19 @@ impl Engine {
 
 fn leaves_by(target: &RouteTarget, ifindex: IfIndex) -> bool {
     matches!(target, RouteTarget::Via(hop) if hop.ifindex == ifindex)
+}
+
+/// Whether a policy's table has one of the ways that it should have, or should have none. Other tables need not wait:
+/// who is sent into an uplink's has no other way.
+fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool {
+    if !layout::is_policy_table(table) {
+        return true;
+    }
+    let is_way = |e: &&fib::Entry<RouteSpec>| {
+        e.wanted && e.spec.family == family && e.spec.table == table && e.spec.metric != layout::METRIC_LAST
+    };
+    let mut ways = routes.iter().filter(is_way).peekable();
+    ways.peek().is_none() || ways.any(fib::Entry::is_settled)
 }
 
 /// A group waits until the kernel has all of its leaves, or will have by the time it reads the request.

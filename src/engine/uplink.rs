@@ -241,7 +241,9 @@ impl Uplink {
             return Ok(Hop { gateway: Some(gateway), ifindex: link.ifindex, onlink });
         }
         let learned = self.defaults.iter().map(|d| d.fact).filter(|d| d.family == family).min_by_key(|d| d.metric);
-        learned.map(|d| d.hop).ok_or(Reason::NoGateway)
+        // The gateway's network may have left the link since; main's route still leads there, and so shall ours.
+        let onlink = |hop: Hop| hop.onlink || hop.gateway.is_some_and(|g| !self.covers(g));
+        learned.map(|d| Hop { onlink: onlink(d.hop), ..d.hop }).ok_or(Reason::NoGateway)
     }
 
     fn covers(&self, gateway: IpAddr) -> bool {

@@ -1,0 +1,317 @@
+//! The pretend world: a virtual clock around one engine and one pretend kernel.
+//!
+//! [`World`] stands where `sys` stands. It delivers what the kernel says, calls the engine when its timer is due, and
+//! hands the kernel what the engine asks for, one thing at a time, always in the same order for the same inputs. Nothing
+//! here waits and nothing reads a clock. Scenarios ([`script`]) and random runs ([`random`]) are built on it.
+#![forbid(unsafe_code)]
+
+pub mod kernel;
+pub mod random;
+pub mod script;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::config::Config;
+use crate::engine::action::{Action, RouteQuestion};
+use crate::engine::event::Event;
+use crate::engine::notice::Notice;
+use crate::engine::{Engine, Snapshot};
+use crate::limits;
+use crate::time::{Duration, Instant};
+use crate::types::{Family, IfName};
+use kernel::{Channel, FakeKernel};
+
+/// The most actions one drain may yield: every object created and deleted once, a question per uplink and family, all
+/// notices, and a few for dumps and the state file.
+pub const DRAIN: usize =
+    2 * (limits::ROUTES + limits::RULES + limits::NEXTHOPS) + 8 * limits::UPLINKS + limits::NOTICES + 16;
+
+/// The most steps within one microsecond of pretend time before the world is called restless.
+const STEPS_AT_ONCE: usize = 20_000;
+
+/// An address that no link here has: where `=` lines and checks look.
+pub const FAR_AWAY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
+];
+
+/// Something on its way to the engine; ordered by time, then by age.
+#[derive(Debug)]
+struct Delivery {
+    at: Instant,
+    number: u64,
+    channel: Channel,
+    event: Event,
+}
+
+impl PartialEq for Delivery {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Delivery {}
+
+impl PartialOrd for Delivery {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Delivery {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The virtual clock, the events on their way, the engine and the kernel.
+pub struct World {
+    /// The kernel.
+    pub kernel: FakeKernel,
+    /// The daemon's configuration.
+    pub config: Config,
+    /// The daemon; `None` while it is not running.
+    pub engine: Option<Box<Engine>>,
+    /// What the daemon last saved; lives on when it crashes.
+    pub saved: Option<Snapshot>,
+    /// Notices since the last [`World::take_notices`], with their times.
+    notices: Vec<(Instant, Notice)>,
+    /// What an invariant checked at every step found.
+    pub violations: Vec<String>,
+    /// Everything that went in and came out, as text; `None` (the default) keeps nothing.
+    pub timeline: Option<Vec<String>>,
+    /// How long each channel takes, by [`Channel::index`]; more than this is added by whoever wants jitter.
+    pub latency: [Duration; 4],
+    now: Instant,
+    heap: BinaryHeap<Reverse<Delivery>>,
+    number: u64,
+    /// No message overtakes another on its channel.
+    last_delivery: [Instant; 4],
+    steps_now: usize,
+    dump_running: bool,
+}
+
+impl World {
+    /// A world at time zero in which the daemon is not yet running.
+    pub fn new(config: Config) -> Self {
+        Self {
+            kernel: FakeKernel::new(),
+            config,
+            engine: None,
+            saved: None,
+            notices: Vec::new(),
+            violations: Vec::new(),
+            timeline: None,
+            latency: [Duration::ZERO; 4],
+            now: Instant::ZERO,
+            heap: BinaryHeap::new(),
+            number: 0,
+            last_delivery: [Instant::ZERO; 4],
+            steps_now: 0,
+            dump_running: false,
+        }
+    }
+
+    /// Starts the daemon on whatever the kernel holds, with what an earlier one saved.
+    pub fn start(&mut self) {
+        self.crash();
+        self.note("> start".into());
+        let mut engine = Box::new(Engine::new(&self.config, self.now));
+        if let Some(saved) = &self.saved {
+            engine.restore(saved, self.now);
+        }
+        self.engine = Some(engine);
+        self.drain();
+    }
+
+    /// Kills the daemon; the kernel stays as it is.
+    pub fn crash(&mut self) {
+        self.engine = None;
+        self.heap.clear();
+        self.dump_running = false;
+        self.kernel.take_output();
+        self.note("> crash".into());
+    }
+
+    /// Does one thing: the earliest of a kernel timer, a delivery and the engine's timer. `false` when nothing is ahead.
+    pub fn step(&mut self) -> bool {
+        let Some(next) = self.next_at() else { return false };
+        self.advance_to(next);
+        self.steps_now += 1;
+        if self.steps_now > STEPS_AT_ONCE {
+            panic!("did not go quiet at {}", show_time(self.now));
+        }
+        if self.kernel.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.kernel.handle_timeout(self.now);
+            self.collect();
+            return true;
+        }
+        if self.heap.peek().is_some_and(|d| d.0.at <= self.now) {
+            if let Some(Reverse(delivery)) = self.heap.pop() {
+                if self.timeline.is_some() {
+                    self.note(format!("  {:?}: {:?}", delivery.channel, delivery.event));
+                }
+                if matches!(delivery.event, Event::DumpEnded { .. }) {
+                    self.dump_running = false;
+                }
+                if let Some(engine) = &mut self.engine {
+                    engine.handle_event(delivery.event, self.now);
+                }
+                self.drain();
+            }
+            return true;
+        }
+        if let Some(engine) = &mut self.engine {
+            engine.handle_timeout(self.now);
+            self.drain();
+            if let Some(at) = self.engine.as_ref().and_then(|e| e.poll_timeout()).filter(|at| *at <= self.now) {
+                self.violations.push(format!("timer stays due: {} at {}", show_time(at), show_time(self.now)));
+                panic!("timer stays due at {}", show_time(self.now));
+            }
+        }
+        true
+    }
+
+    /// Does everything up to and at `until`, and leaves the clock there.
+    pub fn run_until(&mut self, until: Instant) {
+        self.collect();
+        while self.next_at().is_some_and(|at| at <= until) {
+            self.step();
+        }
+        self.advance_to(until);
+    }
+
+    /// Lets the kernel's new output travel; call it after doing something to the kernel.
+    pub fn collect(&mut self) {
+        for (channel, event) in self.kernel.take_output() {
+            if self.engine.is_none() {
+                continue;
+            }
+            let latency = self.latency.get(channel.index()).copied().unwrap_or_default();
+            let mut at = self.now.after(latency);
+            if let Some(last) = self.last_delivery.get_mut(channel.index()) {
+                at = at.max(*last);
+                *last = at;
+            }
+            self.number += 1;
+            self.heap.push(Reverse(Delivery { at, number: self.number, channel, event }));
+        }
+    }
+
+    /// Adds a line to the timeline, if one is kept.
+    pub fn note(&mut self, text: String) {
+        let now = self.now;
+        if let Some(timeline) = &mut self.timeline {
+            timeline.push(format!("{} {text}", show_time(now)));
+        }
+    }
+
+    /// The notices since the last call.
+    pub fn take_notices(&mut self) -> Vec<(Instant, Notice)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The pretend time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// By which device a packet without a mark to somewhere far away would leave.
+    pub fn default_via(&self, family: Family) -> Option<IfName> {
+        let dst = *FAR_AWAY.get(family.index())?;
+        self.kernel.goes_via(&RouteQuestion { dst, mark: None })
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        let kernel = self.kernel.poll_timeout();
+        let delivery = self.heap.peek().map(|d| d.0.at);
+        let engine = self.engine.as_ref().and_then(|e| e.poll_timeout());
+        [kernel, delivery, engine].into_iter().flatten().min().map(|at| at.max(self.now))
+    }
+
+    /// The daemon gets no time for `duration`: everything goes on without it, and reaches it late.
+    pub fn freeze(&mut self, duration: Duration) {
+        self.advance_to(self.now.after(duration));
+        self.kernel.handle_timeout(self.now);
+    }
+
+    fn advance_to(&mut self, at: Instant) {
+        if at > self.now {
+            self.now = at;
+            self.steps_now = 0;
+        }
+    }
+
+    /// One mutation, then this: everything the engine wants now.
+    fn drain(&mut self) {
+        for _ in 0..DRAIN {
+            let Some(engine) = &mut self.engine else { return };
+            let Some(action) = engine.poll_action(self.now) else { return };
+            self.perform(&action);
+        }
+        panic!("did not go quiet: more than {DRAIN} actions at {}", show_time(self.now));
+    }
+
+    fn perform(&mut self, action: &Action) {
+        if self.timeline.is_some() {
+            self.note(format!("    {action:?}"));
+        }
+        match action {
+            Action::Announce(notice) => self.notices.push((self.now, *notice)),
+            Action::Save => self.saved = self.engine.as_ref().map(|e| e.snapshot(self.now)),
+            Action::ReopenRequests => {
+                self.dump_running = false;
+                self.heap.retain(|d| d.0.channel != Channel::Requests);
+            }
+            Action::Dump(dump) => {
+                if self.dump_running {
+                    self.violations.push(format!("I13: {dump:?} asked for while another dump runs"));
+                }
+                self.dump_running = true;
+                self.kernel.apply(action);
+            }
+            Action::Nexthop { .. } | Action::Route { .. } | Action::Rule { .. } => {
+                let before = Family::BOTH.map(|f| self.default_via(f));
+                self.kernel.apply(action);
+                for (family, before) in Family::BOTH.into_iter().zip(before) {
+                    self.check_make_before_break(family, before, action);
+                }
+            }
+            Action::AskLink { .. } | Action::AskRoute { .. } | Action::UseNeighbour { .. } | Action::IgnoreLinkdown { .. } => {
+                self.kernel.apply(action);
+            }
+        }
+        self.collect();
+    }
+
+    /// I4: a change of ours never takes the default away while a way that works is there before and after.
+    fn check_make_before_break(&mut self, family: Family, before: Option<IfName>, action: &Action) {
+        let Some(before) = before else { return };
+        if self.default_via(family).is_some() {
+            return;
+        }
+        // The way that was there may have been a dead one, and then leaving it is right; and the engine can know only
+        // what has reached it.
+        let works = self.kernel.link(before).is_some_and(|l| l.is_live())
+            && self.config.uplinks.iter().any(|u| u.device == before && random::eligible(&self.kernel, u, family));
+        let known = self.engine.as_ref().is_some_and(|e| {
+            e.uplinks().any(|(config, uplink)| {
+                config.device == before && uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable())
+            })
+        });
+        if works && known && self.config.default_policy.is_some() {
+            self.violations.push(format!("I4: {family} default by {before} was taken away by {action:?}"));
+        }
+    }
+}
+
+/// As seconds with as many decimals as are needed: `60.05s`.
+pub fn show_time(at: Instant) -> String {
+    let (seconds, rest) = (at.micros() / 1_000_000, at.micros() % 1_000_000);
+    if rest == 0 {
+        return format!("{seconds}s");
+    }
+    format!("{seconds}.{rest:06}").trim_end_matches('0').to_owned() + "s"
+}

@@ -1,0 +1,737 @@
+//! Random runs: one seed is one world, one configuration and one row of mishaps, the same every time.
+//!
+//! After every step the invariants of `check_step` must hold. After the mishaps the world is left alone for [`QUIET`];
+//! then the kernel must hold exactly what [`expected`] says, a slow model written from the documentation and not from the
+//! engine: it knows the kernel's true state and no history. Then nothing more may be asked of the kernel.
+//!
+//! A failure names its seed and gives the whole timeline, from a second run of the same seed.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+
+use super::kernel::{Channel, FakeKernel, key};
+use super::script::default_policy;
+use super::{World, show_time};
+use crate::config::{Config, DampingConfig, LastResort, RuleConfig, RuleTarget, UplinkConfig};
+use crate::engine::event::{Feed, MainDefault};
+use crate::engine::object::{
+    Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector,
+};
+use crate::time::{Duration, Instant};
+use crate::types::{Errno, Family, FwMark, IfIndex, IfName, Name, PolicySlot, Prefix, UplinkId};
+
+/// How long the world is left alone in the end: longest hold-down, longest suppression and longest back-off all pass.
+const QUIET: Duration = Duration::from_secs(75);
+/// How long an own route may lead out of a device that is no uplink's, once nothing hinders its removal (I1).
+const WRONG_DEVICE: Duration = Duration::from_secs(2);
+/// How soon a dead uplink must be left when another could carry (L2).
+const LEAVE: Duration = Duration::from_millis(250);
+/// For how long after a fault the two bounds above do not hold: a lost answer and a few retries.
+const AFTERMATH: Duration = Duration::from_secs(6);
+/// Mishaps in a run.
+const STEPS: u32 = 60;
+
+/// xorshift64* (Vigna 2016): enough chance for a test, and the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// From a seed; nearby seeds give unlike rows.
+    pub fn new(seed: u64) -> Self {
+        // The splitmix64 step, so that small seeds fill all bits; xorshift must not start at 0.
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Self((z ^ (z >> 31)) | 1)
+    }
+
+    /// The next number.
+    pub fn draw(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.draw() >> 16) % n
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What went wrong, with the seed and the timeline.
+pub fn run(seed: u64) -> Result<(), String> {
+    if attempt(seed, false).is_ok() {
+        return Ok(());
+    }
+    // Once more, writing everything down.
+    match attempt(seed, true) {
+        Err((problem, timeline)) => Err(format!("{timeline}seed {seed}: {problem}")),
+        Ok(()) => Err(format!("seed {seed}: failed, and not when run again: something is not deterministic")),
+    }
+}
+
+fn attempt(seed: u64, keep_timeline: bool) -> Result<(), (String, String)> {
+    let mut run = Run::new(seed);
+    if keep_timeline {
+        run.world.timeline = Some(Vec::new());
+    }
+    // An engine that panics is a finding like any other; the world is only read afterwards.
+    let result = catch_unwind(AssertUnwindSafe(|| run.whole()));
+    let problem = match result {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(problem)) => problem,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            format!("panic: {}", text.unwrap_or_default())
+        }
+    };
+    let mut timeline = format!("{:#?}\n", run.world.config);
+    for line in run.world.timeline.iter().flatten() {
+        let _ = writeln!(timeline, "{line}");
+    }
+    Err((problem, timeline))
+}
+
+/// A run under way.
+struct Run {
+    world: World,
+    chance: Chance,
+    last_fault: Instant,
+    /// Own ways out of devices that are no uplink's, by what they are, and since when.
+    wrong_since: HashMap<String, Instant>,
+    /// Since when the default has led out of a dead device while a live one was there.
+    dead_since: [Option<Instant>; 2],
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let config = random_config(&mut chance);
+        let mut world = World::new(config);
+        world.kernel.no_nexthops = chance.one_in(20);
+        world.kernel.no_ipv6 = chance.one_in(20);
+        world.kernel.old_link_watch = chance.one_in(5);
+        let run = Self {
+            world,
+            chance,
+            last_fault: Instant::ZERO,
+            wrong_since: HashMap::new(),
+            dead_since: [None; 2],
+        };
+        run.with_devices()
+    }
+
+    fn with_devices(mut self) -> Self {
+        for at in 0..self.world.config.uplinks.len() {
+            if !self.chance.one_in(6) {
+                self.create(at);
+                self.equip(at);
+            }
+        }
+        self
+    }
+
+    fn whole(&mut self) -> Result<(), String> {
+        self.world.start();
+        for _ in 0..STEPS {
+            let micros = match self.chance.below(6) {
+                0 => 0,
+                1 => self.chance.below(1_000),
+                2 | 3 => self.chance.below(100_000),
+                4 => self.chance.below(1_500_000),
+                _ => self.chance.below(6_000_000),
+            };
+            self.pass(Duration::from_micros(micros))?;
+            self.jitter();
+            self.mishap();
+            self.world.collect();
+        }
+        self.end_of_faults();
+        self.pass(QUIET)?;
+        compare(&self.world.kernel, &self.world.config)?;
+        self.check_default()?;
+        let requests = self.world.kernel.requests;
+        self.pass(QUIET)?;
+        match self.world.kernel.requests - requests {
+            0 => Ok(()),
+            n => Err(format!("L10: {n} change requests in a quiet world")),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let until = self.world.now().after(time);
+        self.world.collect();
+        while self.world.next_at().is_some_and(|at| at <= until) {
+            self.world.step();
+            self.check_step()?;
+        }
+        self.world.run_until(until);
+        Ok(())
+    }
+
+    /// Each channel is as slow as it likes, but keeps its order.
+    fn jitter(&mut self) {
+        for channel in [Channel::Links, Channel::State, Channel::Requests] {
+            let slow = if self.chance.one_in(8) { 20_000 } else { 500 };
+            self.world.latency[channel.index()] = Duration::from_micros(self.chance.below(slow));
+        }
+    }
+
+    fn end_of_faults(&mut self) {
+        self.world.note("> all faults end".into());
+        let faults = &mut self.world.kernel.faults;
+        faults.refuse.clear();
+        (faults.lose_acks, faults.interrupt_dumps, faults.fail_dumps) = (0, 0, 0);
+        for feed in [Feed::Links, Feed::State, Feed::Requests] {
+            if self.world.kernel.faults.deaf[Channel::from(feed).index()] {
+                self.world.kernel.overrun(feed);
+            }
+        }
+        if self.world.engine.is_none() {
+            self.world.start();
+        }
+        self.last_fault = self.world.now();
+    }
+
+    fn mishap(&mut self) {
+        let at = self.chance.below(self.world.config.uplinks.len() as u64) as usize;
+        let Some(uplink) = self.world.config.uplinks.get(at).cloned() else { return };
+        let now = self.world.now();
+        let device = uplink.device;
+        let kind = self.chance.below(36);
+        self.world.note(format!("> mishap {kind} on {device}"));
+        match kind {
+            0..=5 => {
+                let carrier = self.world.kernel.link(device).is_some_and(|l| l.carrier);
+                self.world.kernel.set_carrier(device, !carrier, now);
+            }
+            6 | 7 => {
+                for _ in 0..=self.chance.below(3) {
+                    self.world.kernel.set_carrier(device, false, now);
+                    self.world.kernel.set_carrier(device, true, now);
+                }
+            }
+            8 => {
+                self.world.kernel.set_admin(device, false);
+            }
+            9 => {
+                self.world.kernel.set_admin(device, false);
+                self.world.kernel.set_admin(device, true);
+                self.equip_perhaps(at);
+            }
+            10 | 11 => {
+                self.create(at);
+                self.world.kernel.set_admin(device, true);
+                self.world.kernel.set_carrier(device, true, now);
+                self.equip(at);
+            }
+            12 => {
+                self.world.kernel.delete_link(device);
+            }
+            13 => {
+                self.world.kernel.delete_link(device);
+                self.create(at);
+                self.equip_perhaps(at);
+            }
+            14 => {
+                // Its number is given to a device that is none of ours.
+                if let Some(ifindex) = self.world.kernel.link(device).map(|l| l.ifindex) {
+                    self.world.kernel.delete_link(device);
+                    let other = device_name("tun", self.chance.below(90));
+                    self.world.kernel.create_link(other, ifindex, true, false);
+                }
+            }
+            15 => {
+                let other = device_name("old", self.chance.below(90));
+                self.world.kernel.rename_link(device, other);
+            }
+            16 => {
+                let away: Vec<_> = self.world.kernel.links().iter().map(|l| l.name).collect();
+                let n = self.chance.below(away.len().max(1) as u64) as usize;
+                if let Some(name) = away.get(n) {
+                    self.world.kernel.rename_link(*name, device);
+                }
+            }
+            17 | 18 => {
+                let gone = self.world.kernel.addresses().iter().find(|a| self.is_on(a.ifindex, device)).copied();
+                if let Some(address) = gone {
+                    self.world.kernel.remove_address(device, address.addr);
+                }
+            }
+            19 => self.equip_perhaps(at),
+            20 => {
+                let host = 20 + self.chance.below(5) as u8;
+                let usable = !self.chance.one_in(3);
+                let (addr, len) = address_of(&uplink, random_family(&mut self.chance), host);
+                self.world.kernel.add_address(device, addr, len, usable);
+            }
+            21 => self.change_gateway(&uplink),
+            22 => {
+                let family = random_family(&mut self.chance);
+                self.world.kernel.remove_main_default(family, uplink.metric);
+            }
+            23 => {
+                let (n, of) = (self.chance.below(3) as u32, 3);
+                let by = self.somebody();
+                self.world.kernel.delete_own_routes(by, |r| r.metric % of == n);
+            }
+            24 => {
+                let by = self.somebody();
+                self.world.kernel.delete_own_rules(by, |_| true);
+            }
+            25 => {
+                let by = self.somebody();
+                let n = self.chance.below(self.world.kernel.nexthops().len().max(1) as u64) as usize;
+                if let Some(id) = self.world.kernel.nexthops().get(n).map(|n| n.id) {
+                    self.world.kernel.delete_own_nexthop(by, id);
+                }
+            }
+            26 => {
+                let table = [1, 2, 9, 7600, 7601][self.chance.below(5) as usize];
+                let metric = [5, 10, 1000, 1001][self.chance.below(4) as usize];
+                let family = random_family(&mut self.chance);
+                if family == Family::V4 || !self.world.kernel.no_ipv6 {
+                    let target = RouteTarget::Blackhole;
+                    self.world.kernel.plant_own_route(RouteSpec { family, table, metric, target });
+                }
+            }
+            27 => {
+                let action = RuleAction::Lookup { table: 9, suppress: None };
+                let rule = RuleSpec { family: Family::V4, priority: 1500, select: Selector::default(), action };
+                self.world.kernel.plant_own_rule(rule);
+            }
+            28 => {
+                let feed = [Feed::Links, Feed::State, Feed::Requests][self.chance.below(3) as usize];
+                let deaf = &mut self.world.kernel.faults.deaf[Channel::from(feed).index()];
+                if *deaf {
+                    self.world.kernel.overrun(feed);
+                } else {
+                    *deaf = true;
+                }
+                self.fault();
+            }
+            29 => {
+                self.world.kernel.faults.lose_acks = 1 + self.chance.below(3) as u32;
+                self.fault();
+            }
+            30 | 31 => {
+                let errnos = [Errno::EINVAL, Errno::EPERM, Errno(12), Errno::EBUSY, Errno(105)];
+                let errno = errnos[self.chance.below(errnos.len() as u64) as usize];
+                self.world.kernel.faults.refuse = vec![errno; 1 + self.chance.below(5) as usize];
+                self.fault();
+            }
+            32 => {
+                self.world.kernel.faults.interrupt_dumps = 1 + self.chance.below(4) as u32;
+                self.fault();
+            }
+            33 => {
+                self.world.kernel.faults.fail_dumps = 1 + self.chance.below(2) as u32;
+                self.fault();
+            }
+            34 => {
+                if self.chance.one_in(2) {
+                    self.world.crash();
+                    self.fault();
+                    return;
+                }
+                self.world.start();
+                self.fault();
+            }
+            _ => {
+                let frozen = Duration::from_micros(self.chance.below(20_000_000));
+                self.world.freeze(frozen);
+                self.fault();
+            }
+        }
+        if self.world.engine.is_none() && self.chance.one_in(4) {
+            self.world.start();
+            self.fault();
+        }
+        // A feed is never deaf for long: the socket says so when it is read next.
+        for feed in [Feed::Links, Feed::State, Feed::Requests] {
+            if self.world.kernel.faults.deaf[Channel::from(feed).index()] && self.chance.one_in(3) {
+                self.world.kernel.overrun(feed);
+                self.fault();
+            }
+        }
+    }
+
+    fn fault(&mut self) {
+        self.last_fault = self.world.now();
+    }
+
+    fn somebody(&mut self) -> Option<u32> {
+        // A change without a message is a fault of its own: the overrun that hid it comes with it.
+        if self.chance.one_in(4) {
+            self.world.kernel.overrun(Feed::State);
+            self.fault();
+            return None;
+        }
+        Some(1000 + self.chance.below(3) as u32)
+    }
+
+    fn is_on(&self, ifindex: IfIndex, device: IfName) -> bool {
+        self.world.kernel.link(device).is_some_and(|l| l.ifindex == ifindex)
+    }
+
+    fn create(&mut self, at: usize) {
+        let Some(uplink) = self.world.config.uplinks.get(at) else { return };
+        let ifindex = IfIndex(2 + self.chance.below(12) as u32);
+        let (carrier, physical) = (!self.chance.one_in(4), !self.chance.one_in(5));
+        self.world.kernel.create_link(uplink.device, ifindex, carrier, physical);
+    }
+
+    fn equip_perhaps(&mut self, at: usize) {
+        if !self.chance.one_in(3) {
+            self.equip(at);
+        }
+    }
+
+    /// What netifd does: an address and a default route in table main for each family.
+    fn equip(&mut self, at: usize) {
+        let Some(uplink) = self.world.config.uplinks.get(at).cloned() else { return };
+        for family in Family::BOTH {
+            let (addr, len) = address_of(&uplink, family, 10);
+            self.world.kernel.add_address(uplink.device, addr, len, true);
+            self.put_default(&uplink, family, 1);
+        }
+    }
+
+    fn change_gateway(&mut self, uplink: &UplinkConfig) {
+        let host = 1 + self.chance.below(4) as u8;
+        let family = random_family(&mut self.chance);
+        self.put_default(uplink, family, host);
+    }
+
+    fn put_default(&mut self, uplink: &UplinkConfig, family: Family, host: u8) {
+        let Some(ifindex) = self.world.kernel.link(uplink.device).map(|l| l.ifindex) else { return };
+        let gateway = match family {
+            Family::V4 => address_of(uplink, family, host).0,
+            Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, uplink.id.0.into(), host.into())),
+        };
+        let hop = Hop { gateway: Some(gateway), ifindex, onlink: false };
+        self.world.kernel.add_main_default(MainDefault { family, metric: uplink.metric, hop });
+    }
+
+    // ---- what must hold ----
+
+    /// After every step: I1, I2, I4, I12, I13 and L2.
+    fn check_step(&mut self) -> Result<(), String> {
+        if let Some(violation) = self.world.violations.first() {
+            return Err(violation.clone());
+        }
+        if let Some(harm) = self.world.kernel.foreign_harmed.first() {
+            return Err(format!("I2: {harm}"));
+        }
+        let now = self.world.now();
+        let faults = &self.world.kernel.faults;
+        if self.world.engine.is_none() || !faults.refuse.is_empty() || faults.deaf.contains(&true) {
+            self.last_fault = now;
+        }
+        self.check_devices(now)?;
+        self.check_left(now)
+    }
+
+    fn check_devices(&mut self, now: Instant) -> Result<(), String> {
+        let (kernel, config) = (&self.world.kernel, &self.world.config);
+        let wrong = |hop: &Hop| {
+            let name = kernel.links().iter().find(|l| l.ifindex == hop.ifindex).map(|l| l.name);
+            !config.uplinks.iter().any(|u| Some(u.device) == name)
+        };
+        let mut found = Vec::new();
+        for route in kernel.routes().iter().filter(|r| r.own) {
+            if let RouteTarget::Via(hop) = route.spec.target
+                && wrong(&hop)
+            {
+                found.push(format!("{:?}", route.spec));
+            }
+        }
+        for nexthop in kernel.nexthops() {
+            if let NexthopBody::Leaf { hop, .. } = nexthop.body
+                && wrong(&hop)
+            {
+                found.push(format!("{nexthop:?}"));
+            }
+        }
+        self.wrong_since.retain(|what, _| found.contains(what));
+        for what in found {
+            let since = *self.wrong_since.entry(what.clone()).or_insert(now);
+            if now.since(since) > WRONG_DEVICE && now.since(self.last_fault) > AFTERMATH {
+                return Err(format!("I1: since {} out of a device that is no uplink's: {what}", show_time(since)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_left(&mut self, now: Instant) -> Result<(), String> {
+        if self.world.config.default_policy.is_none() {
+            return Ok(());
+        }
+        for family in Family::BOTH {
+            let kernel = &self.world.kernel;
+            let via = self.world.default_via(family);
+            let dead = via.is_some_and(|name| kernel.link(name).is_some_and(|l| !l.is_live()));
+            let other = dead && self.world.config.uplinks.iter().any(|u| eligible(kernel, u, family));
+            let Some(place) = self.dead_since.get_mut(family.index()) else { continue };
+            match (other, *place) {
+                (false, _) => *place = None,
+                (true, None) => *place = Some(now),
+                (true, Some(since)) if now.since(since) > LEAVE && now.since(self.last_fault) > AFTERMATH => {
+                    return Err(format!("L2: {family} leads out of a dead device since {}", show_time(since)));
+                }
+                (true, Some(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// L1: the best uplink carries what no rule names.
+    fn check_default(&self) -> Result<(), String> {
+        let (kernel, config) = (&self.world.kernel, &self.world.config);
+        let policy = config.default_policy.and_then(|p| config.policies.get(usize::from(p.0)));
+        let Some(policy) = policy else { return Ok(()) };
+        for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || !kernel.no_ipv6) {
+            let members = policy.members.iter().filter_map(|m| config.uplinks.get(usize::from(m.uplink.0)));
+            let best = members.into_iter().find(|u| eligible(kernel, u, family)).map(|u| u.device);
+            let found = self.world.default_via(family);
+            if found != best && (best.is_some() || policy.last_resort != LastResort::Default) {
+                return Err(format!("L1: {family} goes via {found:?}, best is {best:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn device_name(stem: &str, n: u64) -> IfName {
+    IfName::new(format!("{stem}{n}").as_bytes()).unwrap_or_default()
+}
+
+fn random_family(chance: &mut Chance) -> Family {
+    if chance.one_in(2) { Family::V6 } else { Family::V4 }
+}
+
+/// The address with this last byte in the uplink's network.
+fn address_of(uplink: &UplinkConfig, family: Family, host: u8) -> (IpAddr, u8) {
+    match family {
+        Family::V4 => (IpAddr::V4(Ipv4Addr::new(198, 18, uplink.id.0, host)), 24),
+        Family::V6 => (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, uplink.id.0.into(), 0, 0, 0, 0, host.into())), 64),
+    }
+}
+
+fn random_config(chance: &mut Chance) -> Config {
+    let mut config = Config::default();
+    config.globals.nexthops = !chance.one_in(8);
+    let names = ["wan", "wanb", "wwan", "lte"];
+    for n in 0..=chance.below(4) as usize {
+        let name = names[n];
+        let id = UplinkId(n as u8 + 1);
+        let families = [[true, true], [true, true], [true, false], [false, true]][chance.below(4) as usize];
+        let mut uplink = UplinkConfig {
+            name: Name::from_str(name).unwrap_or_default(),
+            id,
+            device: device_name("eth", n as u64),
+            families,
+            gateway: None,
+            gateway6: None,
+            metric: 10 * chance.below(5) as u32 + n as u32,
+            hold_down: Duration::from_millis([0, 500, 2000, 5000][chance.below(4) as usize]),
+            damping: chance.one_in(2).then(DampingConfig::default),
+        };
+        if chance.one_in(2) {
+            uplink.gateway = Some(Ipv4Addr::new(198, 18, id.0, 1));
+        }
+        if chance.one_in(2) {
+            uplink.gateway6 = Some(Ipv6Addr::new(0x2001, 0xdb8, id.0.into(), 0, 0, 0, 0, 1));
+        }
+        let _ = config.uplinks.push(uplink);
+    }
+    let mut policy = default_policy(&config);
+    policy.last_resort =
+        [LastResort::Unreachable, LastResort::Blackhole, LastResort::Default][chance.below(3) as usize];
+    let mut other = policy.clone();
+    let _ = config.policies.push(policy);
+    config.default_policy = (!chance.one_in(10)).then_some(PolicySlot(0));
+    if chance.one_in(2) {
+        other.name = Name::from_str("other").unwrap_or_default();
+        other.members.reverse();
+        let _ = config.policies.push(other);
+        let _ = config.rules.push(RuleConfig {
+            name: Name::from_str("guests").unwrap_or_default(),
+            families: [true, false],
+            src: Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
+            dst: None,
+            proto: None,
+            sport: None,
+            dport: None,
+            iif: IfName::NONE,
+            target: RuleTarget::Policy(PolicySlot(1)),
+        });
+    }
+    config
+}
+
+/// The way out of an uplink that could be written into the kernel, carrier or not; from the kernel's true state.
+fn hop_of(kernel: &FakeKernel, uplink: &UplinkConfig, family: Family) -> Option<Hop> {
+    let link = kernel.link(uplink.device).filter(|l| l.admin_up)?;
+    if !uplink.serves(family) || (kernel.no_ipv6 && family == Family::V6) {
+        return None;
+    }
+    let mut addresses = kernel.addresses().iter().filter(|a| a.ifindex == link.ifindex && Family::of(a.addr) == family);
+    if !addresses.clone().any(|a| a.usable) {
+        return None;
+    }
+    let fixed = match family {
+        Family::V4 => uplink.gateway.map(IpAddr::V4),
+        Family::V6 => uplink.gateway6.map(IpAddr::V6),
+    };
+    let mut learned = kernel.main_defaults();
+    learned.retain(|d| d.family == family && d.hop.ifindex == link.ifindex);
+    let learned = learned.iter().min_by_key(|d| d.metric).map(|d| d.hop);
+    let hop = fixed.map_or(learned, |g| Some(Hop { gateway: Some(g), ifindex: link.ifindex, onlink: false }))?;
+    let gateway = hop.gateway?;
+    let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
+    let covered = addresses.any(|a| Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(gateway)));
+    Some(Hop { onlink: hop.onlink || !(covered || link_local), ..hop })
+}
+
+/// Whether an uplink could carry a family's traffic: device, up, carrier, address, gateway.
+pub fn eligible(kernel: &FakeKernel, uplink: &UplinkConfig, family: Family) -> bool {
+    kernel.link(uplink.device).is_some_and(|l| l.is_live()) && hop_of(kernel, uplink, family).is_some()
+}
+
+/// What of ours a kernel should hold.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// Nexthops by id.
+    pub nexthops: Vec<NexthopSpec>,
+    /// Routes.
+    pub routes: Vec<RouteSpec>,
+    /// Rules.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// What of ours the kernel should hold once all hold-downs and suppressions are over. The numbers are literal: what users
+/// see is promised, and this is where the promise is written a second time.
+pub fn expected(kernel: &FakeKernel, config: &Config) -> Expected {
+    let mut want = Expected::default();
+    let with_nexthops = config.globals.nexthops && !kernel.no_nexthops;
+    let everything = Selector::default();
+    for family in Family::BOTH {
+        if config.uplinks.is_empty() || (family == Family::V6 && kernel.no_ipv6) {
+            continue;
+        }
+        let leaf = |u: &UplinkConfig| if family == Family::V4 { 761_000 } else { 762_000 } + u32::from(u.id.0);
+        let mut rule = |priority, select, table, suppress| {
+            want.rules.push(RuleSpec { family, priority, select, action: RuleAction::Lookup { table, suppress } });
+        };
+        rule(1000, everything, 254, Some(1));
+        rule(1900, everything, 254, Some(0));
+        if let Some(policy) = config.default_policy {
+            rule(3900, everything, 7600 + u32::from(policy.0), None);
+        }
+        for uplink in config.uplinks.iter().filter(|u| u.serves(family)) {
+            let id = u32::from(uplink.id.0);
+            rule(1000 + id, Selector { oif: uplink.device, ..everything }, id, None);
+            let mark = FwMark { value: id << 8, mask: 0x3F00 };
+            rule(2000 + id, Selector { mark: Some(mark), ..everything }, id, None);
+            let ifindex = kernel.link(uplink.device).map(|l| l.ifindex);
+            for address in kernel.addresses().iter().filter(|a| a.usable && Some(a.ifindex) == ifindex) {
+                if Family::of(address.addr) == family {
+                    rule(1000 + id, Selector { src: Some(Prefix::host(address.addr)), ..everything }, id, None);
+                }
+            }
+            want.routes.push(RouteSpec { family, table: id, metric: u32::MAX, target: RouteTarget::Unreachable });
+            let Some(hop) = hop_of(kernel, uplink, family) else { continue };
+            want.routes.push(RouteSpec { family, table: id, metric: 10, target: RouteTarget::Via(hop) });
+            if with_nexthops && eligible(kernel, uplink, family) {
+                want.nexthops.push(NexthopSpec { id: leaf(uplink), body: NexthopBody::Leaf { family, hop } });
+            }
+        }
+        for (n, rule) in config.rules.iter().enumerate() {
+            if rule.families.get(family.index()) == Some(&true)
+                && let RuleTarget::Policy(policy) = rule.target
+            {
+                let select = Selector { src: rule.src, dst: rule.dst, iif: rule.iif, proto: rule.proto, ..everything };
+                let action = RuleAction::Lookup { table: 7600 + u32::from(policy.0), suppress: None };
+                want.rules.push(RuleSpec { family, priority: 3000 + n as u32, select, action });
+            }
+        }
+        for (n, policy) in config.policies.iter().enumerate() {
+            let table = 7600 + n as u32;
+            let members: Vec<_> =
+                policy.members.iter().filter_map(|m| config.uplinks.get(usize::from(m.uplink.0))).collect();
+            for (rank, uplink) in members.iter().enumerate() {
+                if let Some(hop) = hop_of(kernel, uplink, family) {
+                    let metric = 1000 + rank as u32;
+                    want.routes.push(RouteSpec { family, table, metric, target: RouteTarget::Via(hop) });
+                }
+            }
+            let last = match policy.last_resort {
+                LastResort::Unreachable => Some(RouteTarget::Unreachable),
+                LastResort::Blackhole => Some(RouteTarget::Blackhole),
+                LastResort::Default => None,
+            };
+            want.routes.extend(last.map(|target| RouteSpec { family, table, metric: u32::MAX, target }));
+            let Some(best) = members.iter().find(|u| eligible(kernel, u, family)) else { continue };
+            let group = if family == Family::V4 { 763_000 } else { 764_000 } + n as u32;
+            let target = if with_nexthops {
+                want.nexthops.push(NexthopSpec { id: group, body: NexthopBody::Group(Group::of(leaf(best))) });
+                RouteTarget::Nexthop(group)
+            } else {
+                // It is eligible, so it has one.
+                hop_of(kernel, best, family).map_or(RouteTarget::Unreachable, RouteTarget::Via)
+            };
+            want.routes.push(RouteSpec { family, table, metric: 10, target });
+        }
+    }
+    want.nexthops.sort();
+    want.routes.sort();
+    want.rules.sort();
+    want
+}
+
+/// Compares what the kernel holds of ours with what it should hold.
+///
+/// # Errors
+/// What is missing and what is too much, one a line.
+pub fn compare(kernel: &FakeKernel, config: &Config) -> Result<(), String> {
+    let want = expected(kernel, config);
+    let mut found = Expected {
+        nexthops: kernel.nexthops().to_vec(),
+        routes: kernel.routes().iter().filter(|r| r.own).map(|r| r.spec).collect(),
+        rules: kernel.rules().to_vec(),
+    };
+    found.nexthops.sort();
+    found.routes.sort();
+    found.rules.sort();
+    let mut text = String::new();
+    differ(&mut text, &want.nexthops, &found.nexthops);
+    differ(&mut text, &want.routes, &found.routes);
+    differ(&mut text, &want.rules, &found.rules);
+    if found.routes.windows(2).any(|pair| matches!(pair, [a, b] if key(a) == key(b))) {
+        text.push_str("\n  I3: two routes of ours with the same key");
+    }
+    if text.is_empty() { Ok(()) } else { Err(format!("the kernel holds something else than it should:{text}")) }
+}
+
+fn differ<T: PartialEq + std::fmt::Debug>(text: &mut String, want: &[T], found: &[T]) {
+    for missing in want.iter().filter(|w| !found.contains(w)) {
+        let _ = write!(text, "\n  missing  {missing:?}");
+    }
+    for extra in found.iter().filter(|f| !want.contains(f)) {
+        let _ = write!(text, "\n  too much {extra:?}");
+    }
+}
