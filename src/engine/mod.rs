@@ -894,7 +894,7 @@ impl Engine {
                 picked.map(|(op, route)| Action::Route { token, op, route })
             })
             .or_else(|| {
-                let picked = self.nexthops.poll(now, token, |_, _, op| !adding(op));
+                let picked = self.nexthops.poll(now, token, |all, nexthop, op| !adding(op) && unused(all, nexthop));
                 picked.map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
             })?;
         self.token();
@@ -984,6 +984,12 @@ fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool
     };
     let mut ways = routes.iter().filter(is_way).peekable();
     ways.peek().is_none() || ways.any(fib::Entry::is_settled)
+}
+
+/// A leaf stays until no group can have it any more: the kernel would empty the group and drop its routes in silence.
+fn unused(all: &[fib::Entry<NexthopSpec>], nexthop: &NexthopSpec) -> bool {
+    let is_group = |e: &&fib::Entry<NexthopSpec>| matches!(e.spec.body, NexthopBody::Group(_));
+    matches!(nexthop.body, NexthopBody::Group(_)) || all.iter().filter(is_group).all(fib::Entry::is_settled)
 }
 
 /// A group waits until the kernel has all of its leaves, or will have by the time it reads the request.

@@ -1,5 +1,7 @@
 //! What can be asked of the engine at any time: no event, no copy.
 
+use super::action::Dump;
+use super::event::Feed;
 use super::switch::Way;
 use super::uplink::Uplink;
 use super::{Counters, Engine};
@@ -30,6 +32,11 @@ impl Engine {
     /// Lost notifications since the start.
     pub fn overruns(&self) -> u32 {
         self.overruns
+    }
+
+    /// The feed that must wait until the dump under way has ended: its news are newer than what the dump will say.
+    pub fn feed_on_hold(&self) -> Option<Feed> {
+        self.sync.running().map(|dump| if dump == Dump::Links { Feed::Links } else { Feed::State })
     }
 
     /// Whether everything has been read once.

@@ -83,6 +83,11 @@ impl Sync {
         self.running = None;
     }
 
+    /// What is being read.
+    pub fn running(&self) -> Option<Dump> {
+        self.running.map(|r| r.dump)
+    }
+
     /// Whether the running dump should have ended by now.
     pub fn is_overdue(&self, now: Instant) -> bool {
         self.running.is_some_and(|r| now.since(r.since) >= DUMP_TIMEOUT)

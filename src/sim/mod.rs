@@ -148,8 +148,8 @@ impl World {
             self.collect();
             return true;
         }
-        if self.heap.peek().is_some_and(|d| d.0.at <= self.now) {
-            if let Some(Reverse(delivery)) = self.heap.pop() {
+        if self.next_delivery().is_some_and(|at| at <= self.now) {
+            if let Some(delivery) = self.pop_delivery() {
                 if self.timeline.is_some() {
                     self.note(format!("  {:?}: {:?}", delivery.channel, delivery.event));
                 }
@@ -226,9 +226,36 @@ impl World {
 
     pub(crate) fn next_at(&self) -> Option<Instant> {
         let kernel = self.kernel.poll_timeout();
-        let delivery = self.heap.peek().map(|d| d.0.at);
+        let delivery = self.next_delivery();
         let engine = self.engine.as_ref().and_then(|e| e.poll_timeout());
         [kernel, delivery, engine].into_iter().flatten().min().map(|at| at.max(self.now))
+    }
+
+    /// The queue that the daemon does not read now, as the shell does not.
+    fn on_hold(&self) -> Option<Channel> {
+        self.engine.as_ref().and_then(|e| e.feed_on_hold()).map(Channel::from)
+    }
+
+    fn next_delivery(&self) -> Option<Instant> {
+        let hold = self.on_hold();
+        self.heap.iter().map(|d| &d.0).filter(|d| Some(d.channel) != hold).map(|d| d.at).min()
+    }
+
+    /// The earliest delivery of a queue that is read.
+    fn pop_delivery(&mut self) -> Option<Delivery> {
+        let hold = self.on_hold();
+        let mut held = Vec::new();
+        let mut found = None;
+        while let Some(Reverse(delivery)) = self.heap.pop() {
+            if Some(delivery.channel) == hold {
+                held.push(Reverse(delivery));
+            } else {
+                found = Some(delivery);
+                break;
+            }
+        }
+        self.heap.extend(held);
+        found
     }
 
     /// The daemon gets no time for `duration`: everything goes on without it, and reaches it late.
@@ -301,7 +328,8 @@ impl World {
                 config.device == before && uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable())
             })
         });
-        if works && known && self.config.default_policy.is_some() {
+        let news = self.heap.iter().any(|d| matches!(d.0.channel, Channel::Links | Channel::State));
+        if works && known && !news && self.config.default_policy.is_some() {
             self.violations.push(format!("I4: {family} default by {before} was taken away by {action:?}"));
         }
     }

@@ -235,30 +235,32 @@ impl Daemon {
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>, signals: Option<&Async<Signals>>, timer: &mut Timer) -> Poll<Ready> {
-        // Every source is asked, so that each of them wakes us; which one did only matters for the timer.
+        // Every source that is read now is asked, so that each of them wakes us; which one did only matters for the timer.
         let mut any = false;
-        for socket in [&self.links, &self.requests, &self.state] {
-            any |= socket.poll_readable(cx).is_ready();
+        let hold = self.engine.feed_on_hold();
+        for (feed, socket) in [(Feed::Links, &self.links), (Feed::Requests, &self.requests), (Feed::State, &self.state)] {
+            any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
         let timer = Pin::new(timer).poll(cx).is_ready();
         if any || timer { Poll::Ready(Ready { timer }) } else { Poll::Pending }
     }
 
-    /// Reads what waits, links first and again before each other socket.
+    /// Reads what waits: links first and again before each other datagram, then answers, then the rest. A feed whose
+    /// news are newer than the dump under way waits for its end ([`Engine::feed_on_hold`]).
     fn read_all(&mut self) -> io::Result<()> {
-        self.read(Feed::Links, usize::MAX)?;
         for _ in 0..BUDGET {
-            if !self.read(Feed::Requests, 1)? {
+            let hold = self.engine.feed_on_hold();
+            if hold != Some(Feed::Links) {
+                self.read(Feed::Links, usize::MAX)?;
+            }
+            if self.read(Feed::Requests, 1)? {
+                continue;
+            }
+            let hold = self.engine.feed_on_hold();
+            if hold == Some(Feed::State) || !self.read(Feed::State, 1)? {
                 break;
             }
-            self.read(Feed::Links, BUDGET)?;
-        }
-        for _ in 0..BUDGET {
-            if !self.read(Feed::State, 1)? {
-                break;
-            }
-            self.read(Feed::Links, BUDGET)?;
         }
         Ok(())
     }
