@@ -550,7 +550,26 @@ impl Engine {
         }
     }
 
+    /// A route does not outlive its nexthop, and the kernel has no word for that.
+    fn doubt_routes_without_nexthop(&mut self) {
+        let nexthops = &self.nexthops;
+        let there = |id| nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming());
+        let mut families = [false; 2];
+        for entry in self.routes.entries() {
+            if let (RouteTarget::Nexthop(id), true) = (entry.spec.target, entry.have != Have::Missing)
+                && let (false, Some(family)) = (there(id), families.get_mut(entry.spec.family.index()))
+            {
+                *family = true;
+            }
+        }
+        self.routes.doubt(Have::Unknown, |r| matches!(r.target, RouteTarget::Nexthop(id) if !there(id)));
+        for (family, _) in Family::BOTH.into_iter().zip(families).filter(|(_, hit)| *hit) {
+            self.sync.mark(&[Dump::OwnRoutes(family)]);
+        }
+    }
+
     fn dump_began(&mut self, dump: Dump) -> bool {
+        self.sync.began(dump);
         match dump {
             Dump::Links => self.uplinks.iter_mut().for_each(|u| u.watch.sweep_begin()),
             Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_begin),
@@ -579,7 +598,10 @@ impl Engine {
                 }
                 Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_end),
                 Dump::MainDefaults(family) => self.uplinks.iter_mut().for_each(|u| u.sweep_defaults_end(family)),
-                Dump::Nexthops => vanished = self.nexthops.sweep_end(|_| true),
+                Dump::Nexthops => {
+                    vanished = self.nexthops.sweep_end(|_| true);
+                    self.doubt_routes_without_nexthop();
+                }
                 Dump::OwnRoutes(family) => vanished = self.routes.sweep_end(|r| r.family == family),
                 Dump::Rules => vanished = self.rules.sweep_end(|_| true),
             }
@@ -973,17 +995,13 @@ fn leaves_by(target: &RouteTarget, ifindex: IfIndex) -> bool {
     matches!(target, RouteTarget::Via(hop) if hop.ifindex == ifindex)
 }
 
-/// Whether a policy's table has one of the ways that it should have, or should have none. Other tables need not wait:
-/// who is sent into an uplink's has no other way.
+/// Whether a policy's table leads out if it should: the pointer is in place, or there is nothing to point at. Other
+/// tables need not wait: who is sent into an uplink's has no other way.
 fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool {
-    if !layout::is_policy_table(table) {
-        return true;
-    }
-    let is_way = |e: &&fib::Entry<RouteSpec>| {
-        e.wanted && e.spec.family == family && e.spec.table == table && e.spec.metric != layout::METRIC_LAST
+    let is_pointer = |e: &&fib::Entry<RouteSpec>| {
+        e.wanted && e.spec.family == family && e.spec.table == table && e.spec.metric == layout::METRIC_POINTER
     };
-    let mut ways = routes.iter().filter(is_way).peekable();
-    ways.peek().is_none() || ways.any(fib::Entry::is_settled)
+    !layout::is_policy_table(table) || routes.iter().filter(is_pointer).all(fib::Entry::is_settled)
 }
 
 /// A leaf stays until no group can have it any more: the kernel would empty the group and drop its routes in silence.

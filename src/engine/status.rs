@@ -36,7 +36,7 @@ impl Engine {
 
     /// The feed that must wait until the dump under way has ended: its news are newer than what the dump will say.
     pub fn feed_on_hold(&self) -> Option<Feed> {
-        self.sync.running().map(|dump| if dump == Dump::Links { Feed::Links } else { Feed::State })
+        self.sync.reading().map(|dump| if dump == Dump::Links { Feed::Links } else { Feed::State })
     }
 
     /// Whether everything has been read once.

@@ -29,6 +29,8 @@ struct Running {
     since: Instant,
     /// It was made dirty again meanwhile: what is being read may be older than the cause.
     spoiled: bool,
+    /// The kernel has the request.
+    began: bool,
 }
 
 impl Sync {
@@ -48,7 +50,7 @@ impl Sync {
             return None;
         }
         let dump = Dump::ALL.into_iter().find(|d| self.dirty & d.bit() != 0)?;
-        self.running = Some(Running { dump, since: now, spoiled: false });
+        self.running = Some(Running { dump, since: now, spoiled: false, began: false });
         Some(dump)
     }
 
@@ -83,9 +85,16 @@ impl Sync {
         self.running = None;
     }
 
+    /// The kernel has the request for this dump.
+    pub fn began(&mut self, dump: Dump) {
+        if let Some(running) = self.running.as_mut().filter(|r| r.dump == dump) {
+            running.began = true;
+        }
+    }
+
     /// What is being read.
-    pub fn running(&self) -> Option<Dump> {
-        self.running.map(|r| r.dump)
+    pub fn reading(&self) -> Option<Dump> {
+        self.running.filter(|r| r.began).map(|r| r.dump)
     }
 
     /// Whether the running dump should have ended by now.

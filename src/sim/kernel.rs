@@ -604,9 +604,7 @@ impl FakeKernel {
         let mut facts: Vec<Event> = Vec::new();
         match dump {
             Dump::Links => {
-                facts.extend(
-                    self.links.iter().map(|l| Event::Link { link: l.info(), source: LinkSource::Dumped }),
-                );
+                facts.extend(self.links.iter().map(|l| Event::Link { link: l.info(), source: LinkSource::Dumped }));
             }
             Dump::Addresses => facts.extend(self.addresses.iter().map(|a| Event::Address(*a))),
             Dump::MainDefaults(family) => facts.extend(
@@ -618,10 +616,7 @@ impl FakeKernel {
             ),
             Dump::Nexthops => facts.extend(self.nexthops.iter().map(|n| Event::OwnNexthop(*n))),
             Dump::OwnRoutes(family) => facts.extend(
-                self.routes
-                    .iter()
-                    .filter(|r| r.own && r.spec.family == family)
-                    .map(|r| Event::OwnRoute(r.spec)),
+                self.routes.iter().filter(|r| r.own && r.spec.family == family).map(|r| Event::OwnRoute(r.spec)),
             ),
             Dump::Rules => facts.extend(self.rules.iter().map(|r| Event::OwnRule(*r))),
         }

@@ -14,7 +14,7 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Config;
-use crate::engine::action::{Action, RouteQuestion};
+use crate::engine::action::{Action, Dump, RouteQuestion};
 use crate::engine::event::Event;
 use crate::engine::notice::Notice;
 use crate::engine::{Engine, Snapshot};
@@ -32,10 +32,8 @@ pub const DRAIN: usize =
 const STEPS_AT_ONCE: usize = 20_000;
 
 /// An address that no link here has: where `=` lines and checks look.
-pub const FAR_AWAY: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)),
-];
+pub const FAR_AWAY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1))];
 
 /// Something on its way to the engine; ordered by time, then by age.
 #[derive(Debug)]
@@ -91,6 +89,8 @@ pub struct World {
     last_delivery: [Instant; 4],
     steps_now: usize,
     dump_running: bool,
+    /// Asked for, and sent once all older news are read.
+    pending_dump: Option<Dump>,
 }
 
 impl World {
@@ -111,6 +111,7 @@ impl World {
             last_delivery: [Instant::ZERO; 4],
             steps_now: 0,
             dump_running: false,
+            pending_dump: None,
         }
     }
 
@@ -131,6 +132,7 @@ impl World {
         self.engine = None;
         self.heap.clear();
         self.dump_running = false;
+        self.pending_dump = None;
         self.kernel.take_output();
         self.note("> crash".into());
     }
@@ -146,6 +148,13 @@ impl World {
         if self.kernel.poll_timeout().is_some_and(|at| at <= self.now) {
             self.kernel.handle_timeout(self.now);
             self.collect();
+            return true;
+        }
+        if self.pending_dump.is_some() && !self.has_news() {
+            if let Some(dump) = self.pending_dump.take() {
+                self.kernel.apply(&Action::Dump(dump));
+                self.collect();
+            }
             return true;
         }
         if self.next_delivery().is_some_and(|at| at <= self.now) {
@@ -236,7 +245,15 @@ impl World {
         self.engine.as_ref().and_then(|e| e.feed_on_hold()).map(Channel::from)
     }
 
+    /// Whether something that was announced has not been read.
+    fn has_news(&self) -> bool {
+        self.heap.iter().any(|d| matches!(d.0.channel, Channel::Links | Channel::State))
+    }
+
     fn next_delivery(&self) -> Option<Instant> {
+        if self.pending_dump.is_some() {
+            return Some(self.now);
+        }
         let hold = self.on_hold();
         self.heap.iter().map(|d| &d.0).filter(|d| Some(d.channel) != hold).map(|d| d.at).min()
     }
@@ -290,6 +307,7 @@ impl World {
             Action::Save => self.saved = self.engine.as_ref().map(|e| e.snapshot(self.now)),
             Action::ReopenRequests => {
                 self.dump_running = false;
+                self.pending_dump = None;
                 self.heap.retain(|d| d.0.channel != Channel::Requests);
             }
             Action::Dump(dump) => {
@@ -297,7 +315,7 @@ impl World {
                     self.violations.push(format!("I13: {dump:?} asked for while another dump runs"));
                 }
                 self.dump_running = true;
-                self.kernel.apply(action);
+                self.pending_dump = Some(*dump);
             }
             Action::Nexthop { .. } | Action::Route { .. } | Action::Rule { .. } => {
                 let before = Family::BOTH.map(|f| self.default_via(f));
@@ -306,7 +324,10 @@ impl World {
                     self.check_make_before_break(family, before, action);
                 }
             }
-            Action::AskLink { .. } | Action::AskRoute { .. } | Action::UseNeighbour { .. } | Action::IgnoreLinkdown { .. } => {
+            Action::AskLink { .. }
+            | Action::AskRoute { .. }
+            | Action::UseNeighbour { .. }
+            | Action::IgnoreLinkdown { .. } => {
                 self.kernel.apply(action);
             }
         }
@@ -328,8 +349,7 @@ impl World {
                 config.device == before && uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable())
             })
         });
-        let news = self.heap.iter().any(|d| matches!(d.0.channel, Channel::Links | Channel::State));
-        if works && known && !news && self.config.default_policy.is_some() {
+        if works && known && !self.has_news() && self.config.default_policy.is_some() {
             self.violations.push(format!("I4: {family} default by {before} was taken away by {action:?}"));
         }
     }

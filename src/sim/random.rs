@@ -124,13 +124,7 @@ impl Run {
         world.kernel.no_nexthops = chance.one_in(20);
         world.kernel.no_ipv6 = chance.one_in(20);
         world.kernel.old_link_watch = chance.one_in(5);
-        let run = Self {
-            world,
-            chance,
-            last_fault: Instant::ZERO,
-            wrong_since: HashMap::new(),
-            dead_since: [None; 2],
-        };
+        let run = Self { world, chance, last_fault: Instant::ZERO, wrong_since: HashMap::new(), dead_since: [None; 2] };
         run.with_devices()
     }
 

@@ -201,7 +201,8 @@ impl Scenario {
                 }
                 _ => {
                     let (family, table, metric) = (words.family()?, words.number()?, words.number()?);
-                    world.kernel.delete_own_routes(None, |r| (r.family, r.table, r.metric) == (family, table, metric)) > 0
+                    world.kernel.delete_own_routes(None, |r| (r.family, r.table, r.metric) == (family, table, metric))
+                        > 0
                 }
             },
             "refuse" => {
@@ -251,7 +252,11 @@ impl Scenario {
             words.expect("at")?;
             words.expect("most")?;
             let (most, changes) = (words.number::<u64>()?, world.kernel.requests - before);
-            return if changes <= most { Ok(()) } else { Err(format!("{changes} change requests since the last input")) };
+            return if changes <= most {
+                Ok(())
+            } else {
+                Err(format!("{changes} change requests since the last input"))
+            };
         }
         if subject == "as" {
             words.expect("expected")?;

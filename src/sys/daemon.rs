@@ -56,6 +56,8 @@ pub struct Daemon {
     options: Options,
     stored: State,
     mode: Mode,
+    /// The dump to ask for at the end of this turn.
+    dump: Option<Dump>,
     buf: Vec<u8>,
     changes: Vec<String>,
     names: BTreeMap<IfIndex, String>,
@@ -86,6 +88,7 @@ impl Daemon {
             options,
             stored,
             mode: Mode::Real,
+            dump: None,
             buf: vec![0; limits::NETLINK_RX],
             changes: Vec::new(),
             names: BTreeMap::new(),
@@ -136,6 +139,9 @@ impl Daemon {
         let mut armed = None;
         loop {
             self.drain()?;
+            if self.dump.is_some() {
+                self.read_all()?;
+            }
             let next = self.engine.poll_timeout();
             if next != armed {
                 armed = next;
@@ -173,6 +179,9 @@ impl Daemon {
         let end = self.clock.now().after(std::time::Duration::from_secs(10));
         loop {
             self.drain()?;
+            if self.dump.is_some() {
+                self.read_all()?;
+            }
             if self.engine.settled() {
                 return Ok(());
             }
@@ -238,7 +247,8 @@ impl Daemon {
         // Every source that is read now is asked, so that each of them wakes us; which one did only matters for the timer.
         let mut any = false;
         let hold = self.engine.feed_on_hold();
-        for (feed, socket) in [(Feed::Links, &self.links), (Feed::Requests, &self.requests), (Feed::State, &self.state)] {
+        for (feed, socket) in [(Feed::Links, &self.links), (Feed::Requests, &self.requests), (Feed::State, &self.state)]
+        {
             any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
@@ -262,7 +272,14 @@ impl Daemon {
                 break;
             }
         }
-        Ok(())
+        self.send_dump()
+    }
+
+    /// Asks for the dump that the engine wants, now that all older news have been read: some of what they tell of may
+    /// have ended since without a word, and would come back to life.
+    fn send_dump(&mut self) -> io::Result<()> {
+        let Some(dump) = self.dump.take() else { return Ok(()) };
+        self.send(&Action::Dump(dump), self.clock.now())
     }
 
     /// Reads at most `budget` datagrams; whether there may be more.
@@ -336,7 +353,12 @@ impl Daemon {
                 self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
                 Ok(())
             }
+            Action::Dump(dump) => {
+                self.dump = Some(dump);
+                Ok(())
+            }
             Action::ReopenRequests => {
+                self.dump = None;
                 self.requests = Async::new_nonblocking(Socket::open(&[], None)?)?;
                 self.answers = Answers::default();
                 Ok(())
