@@ -65,6 +65,10 @@ impl Watch {
 
     /// Takes in news about any link.
     pub fn update(&mut self, news: &LinkInfo, source: LinkSource, now: Instant) -> News {
+        if source == LinkSource::Answered && self.ifindex() != Some(news.ifindex) {
+            // Asked about a link that has gone since: an old answer must not bring it back.
+            return News::None;
+        }
         let Some(before) = self.link else {
             return if news.name == self.name { self.appear(news, None) } else { News::None };
         };

@@ -908,11 +908,20 @@ impl Engine {
                     _ => true,
                 };
                 let picked = self.rules.poll(now, token, |_, rule, op| adding(op) && ready(rule));
-                let picked = picked.or_else(|| self.rules.poll(now, token, |_, _, _| true));
+                let picked = picked.or_else(|| self.rules.poll(now, token, |_, _, op| !adding(op)));
                 picked.map(|(op, rule)| Action::Rule { token, op, rule })
             })
             .or_else(|| {
-                let picked = self.routes.poll(now, token, |_, _, op| !adding(op));
+                let uplinks = &self.uplinks;
+                let leads_out = |route: &RouteSpec| match route.target {
+                    RouteTarget::Via(hop) => uplinks.iter().any(|u| u.ifindex() == Some(hop.ifindex)),
+                    _ => false,
+                };
+                // The way that is left stays until the one that replaces it is there.
+                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| {
+                    !leads_out(route) || has_way(all, route.family, route.table)
+                };
+                let picked = self.routes.poll(now, token, |all, route, op| !adding(op) && ready(all, route));
                 picked.map(|(op, route)| Action::Route { token, op, route })
             })
             .or_else(|| {
@@ -998,10 +1007,15 @@ fn leaves_by(target: &RouteTarget, ifindex: IfIndex) -> bool {
 /// Whether a policy's table leads out if it should: the pointer is in place, or there is nothing to point at. Other
 /// tables need not wait: who is sent into an uplink's has no other way.
 fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool {
-    let is_pointer = |e: &&fib::Entry<RouteSpec>| {
-        e.wanted && e.spec.family == family && e.spec.table == table && e.spec.metric == layout::METRIC_POINTER
+    if !layout::is_policy_table(table) {
+        return true;
+    }
+    // What is there and should not be, in front of the pointer, would be the way instead.
+    let decides = |e: &&fib::Entry<RouteSpec>| {
+        let here = e.spec.family == family && e.spec.table == table;
+        here && (e.wanted && e.spec.metric == layout::METRIC_POINTER || !e.wanted && e.spec.metric < layout::METRIC_POINTER)
     };
-    !layout::is_policy_table(table) || routes.iter().filter(is_pointer).all(fib::Entry::is_settled)
+    routes.iter().filter(decides).all(fib::Entry::is_settled)
 }
 
 /// A leaf stays until no group can have it any more: the kernel would empty the group and drop its routes in silence.

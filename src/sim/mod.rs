@@ -11,6 +11,7 @@ pub mod script;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Config;
@@ -350,7 +351,14 @@ impl World {
             })
         });
         if works && known && !self.has_news() && self.config.default_policy.is_some() {
-            self.violations.push(format!("I4: {family} default by {before} was taken away by {action:?}"));
+            let mut text = format!("I4: {family} default by {before} was taken away by {action:?}");
+            for route in self.kernel.routes().iter().filter(|r| r.spec.family == family) {
+                let _ = write!(text, "\n  {} {:?}", if route.own { "own" } else { "foreign" }, route.spec);
+            }
+            for nexthop in self.kernel.nexthops() {
+                let _ = write!(text, "\n  {nexthop:?}");
+            }
+            self.violations.push(text);
         }
     }
 }
