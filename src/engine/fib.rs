@@ -296,11 +296,13 @@ impl<T: Object, const N: usize> Table<T, N> {
         self.flights = self.flights.saturating_sub(1);
         self.busy = true;
         entry.seen = true;
-        let gone = matches!(errno, Errno::ESRCH | Errno::ENOENT | Errno::ENODEV);
+        // What is there in another shape is not found by the shape we know: only a look tells.
+        let gone = matches!(errno, Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) && entry.have != Have::Different;
         if errno == Errno::OK || (flight.op == Op::Delete && gone) {
             entry.refusals = 0;
             entry.since = now;
             entry.have = match flight.op {
+                Op::Delete if flight.outdated => Have::Unknown,
                 Op::Delete => Have::Missing,
                 _ if flight.outdated => Have::Different,
                 _ => Have::Same,
@@ -326,7 +328,13 @@ impl<T: Object, const N: usize> Table<T, N> {
             Ok(at) => {
                 if let Some(entry) = self.entries.get_mut(at) {
                     entry.seen = true;
-                    if entry.flight.is_none() {
+                    if let Some(flight) = &mut entry.flight {
+                        // Somebody may have put it there again after our request.
+                        flight.outdated |= flight.op == Op::Delete;
+                    } else {
+                        if !entry.wanted {
+                            entry.spec = spec;
+                        }
                         let have = if entry.spec == spec { Have::Same } else { Have::Different };
                         if have != entry.have {
                             self.busy = true;

@@ -37,6 +37,8 @@ pub struct Watch {
 /// What news about a link amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
+    /// An answer calls it by another name.
+    Doubtful,
     /// Not about this link, nothing new, or old.
     None,
     /// A link with the uplink's name is there, or another one than before.
@@ -65,9 +67,9 @@ impl Watch {
 
     /// Takes in news about any link.
     pub fn update(&mut self, news: &LinkInfo, source: LinkSource, now: Instant) -> News {
-        if source == LinkSource::Answered && self.ifindex() != Some(news.ifindex) {
-            // Asked about a link that has gone since: an old answer must not bring it back.
-            return News::None;
+        if source == LinkSource::Answered && (self.ifindex() != Some(news.ifindex) || self.name != news.name) {
+            // The question may be older than what was announced since: answers say how a link is, never which it is.
+            return if self.ifindex() == Some(news.ifindex) { News::Doubtful } else { News::None };
         }
         let Some(before) = self.link else {
             return if news.name == self.name { self.appear(news, None) } else { News::None };

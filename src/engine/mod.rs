@@ -357,6 +357,7 @@ impl Engine {
             }
             match uplink.watch.update(link, source, now) {
                 News::None => {}
+                News::Doubtful => self.sync.mark(&[Dump::Links]),
                 News::Appeared { instead_of } => {
                     uplink.forget_link();
                     if let Some(old) = instead_of.filter(|old| *old != link.ifindex) {
@@ -680,7 +681,9 @@ impl Engine {
         let asked = |u: &Uplink| u.watch.asked == Some(token);
         if let Some(ifindex) = self.uplinks.iter().find(|u| asked(u)).and_then(Uplink::ifindex) {
             self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(ifindex)).for_each(|u| u.watch.asked = None);
-            return errno == Errno::ENODEV && self.link_gone(ifindex, now);
+            // It was gone when we asked; it may be back. A look at all links tells.
+            self.sync.mark(&[Dump::Links]);
+            return false;
         }
         self.route_answer(token, None, now)
     }
