@@ -382,8 +382,13 @@ impl<T: Object, const N: usize> Table<T, N> {
     pub fn hurry(&mut self, now: Instant, which: impl Fn(&T) -> bool) {
         for entry in self.entries.iter_mut().filter(|e| e.refusals > 0 && which(&e.spec)) {
             entry.retry_at = now;
-            self.busy = true;
         }
+        self.busy = true;
+    }
+
+    /// Something that a request may have waited for has happened.
+    pub fn stir(&mut self) {
+        self.busy = true;
     }
 
     /// The kernel may have (`Have::Unknown`) or has (`Have::Missing`) deleted what `which` names, without a word.

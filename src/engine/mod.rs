@@ -586,6 +586,8 @@ impl Engine {
         if let DumpOutcome::Failed(errno) = outcome {
             self.dump_refused(dump, errno);
         }
+        self.routes.stir();
+        self.rules.stir();
         let mut vanished = 0;
         if self.sync.ended(dump, outcome, now) {
             match dump {
@@ -647,6 +649,8 @@ impl Engine {
     }
 
     fn acked(&mut self, token: Token, errno: Errno, now: Instant) -> bool {
+        self.routes.stir();
+        self.rules.stir();
         if let Some(answer) = self.nexthops.acked(token, errno, now) {
             if errno == Errno::EOPNOTSUPP {
                 self.lack_nexthops();
@@ -890,6 +894,8 @@ impl Engine {
         }
         let token = Token(self.next_token);
         let adding = |op: Op| op != Op::Delete;
+        let sync = &self.sync;
+        let known = |family| sync.is_known(Dump::OwnRoutes(family));
         let action = (self.nexthops.poll(now, token, |all, nexthop, op| adding(op) && leaves_ready(all, nexthop)))
             .map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
             .or_else(|| {
@@ -898,7 +904,10 @@ impl Engine {
                     RouteTarget::Nexthop(id) => nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming()),
                     RouteTarget::Via(_) => true,
                     // The last way out hides what others have in main: it comes after the ways that it ends.
-                    RouteTarget::Unreachable | RouteTarget::Blackhole => has_way(all, route.family, route.table),
+                    RouteTarget::Unreachable | RouteTarget::Blackhole => {
+                        let known = known(route.family) || !layout::is_policy_table(route.table);
+                        known && has_way(all, route.family, route.table)
+                    }
                 };
                 let picked = self.routes.poll(now, token, |all, route, op| adding(op) && ready(all, route));
                 picked.map(|(op, route)| Action::Route { token, op, route })
@@ -907,7 +916,9 @@ impl Engine {
                 let routes = self.routes.entries();
                 let ready = |rule: &RuleSpec| match rule.action {
                     // Nobody is sent into a policy's table before there is a way out of it.
-                    RuleAction::Lookup { table, .. } => has_way(routes, rule.family, table),
+                    RuleAction::Lookup { table, .. } if layout::is_policy_table(table) => {
+                        known(rule.family) && has_way(routes, rule.family, table)
+                    }
                     _ => true,
                 };
                 let picked = self.rules.poll(now, token, |_, rule, op| adding(op) && ready(rule));
@@ -1016,7 +1027,8 @@ fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool
     // What is there and should not be, in front of the pointer, would be the way instead.
     let decides = |e: &&fib::Entry<RouteSpec>| {
         let here = e.spec.family == family && e.spec.table == table;
-        here && (e.wanted && e.spec.metric == layout::METRIC_POINTER || !e.wanted && e.spec.metric < layout::METRIC_POINTER)
+        here && (e.wanted && e.spec.metric == layout::METRIC_POINTER
+            || !e.wanted && e.spec.metric < layout::METRIC_POINTER)
     };
     routes.iter().filter(decides).all(fib::Entry::is_settled)
 }

@@ -102,6 +102,11 @@ impl Sync {
         self.running.is_some_and(|r| now.since(r.since) >= DUMP_TIMEOUT)
     }
 
+    /// Whether a part is beyond doubt.
+    pub fn is_known(&self, dump: Dump) -> bool {
+        self.dirty & dump.bit() == 0
+    }
+
     /// Whether nothing is dirty.
     pub fn is_clean(&self) -> bool {
         self.dirty == 0 && self.running.is_none()

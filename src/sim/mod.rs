@@ -151,7 +151,7 @@ impl World {
             self.collect();
             return true;
         }
-        if self.pending_dump.is_some() && !self.has_news() {
+        if self.pending_dump.is_some() && !self.is_unread() {
             if let Some(dump) = self.pending_dump.take() {
                 self.kernel.apply(&Action::Dump(dump));
                 self.collect();
@@ -246,8 +246,14 @@ impl World {
         self.engine.as_ref().and_then(|e| e.feed_on_hold()).map(Channel::from)
     }
 
-    /// Whether something that was announced has not been read.
+    /// Whether the kernel has changed in a way that has not reached the daemon yet.
     fn has_news(&self) -> bool {
+        let [links, state, ..] = self.kernel.faults.deaf;
+        links || state || self.is_unread()
+    }
+
+    /// Whether something that was announced has not been read.
+    fn is_unread(&self) -> bool {
         self.heap.iter().any(|d| matches!(d.0.channel, Channel::Links | Channel::State))
     }
 
