@@ -1,25 +1,63 @@
-use std::{env, fs, path::Path};
+//! Turns a board profile into constants: `LINKWATCH_BOARD` names `board/NAME.toml`, or a file; `host` unless set.
+//!
+//! A profile holds lines `key = number` and comments. `base.toml` has every key; a profile says what it has otherwise.
+//! What is wrong stops the build with file and line. `src/limits.rs` says what the numbers mean and how they fit together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{env, fs, process};
+
 fn main() {
-    let out = Path::new(&env::var("OUT_DIR").unwrap()).join("limits.rs");
-    fs::write(
-        out,
-        r#"
-pub const BOARD: &str = "host";
-pub const UPLINKS: usize = 8;
-pub const POLICIES: usize = 16;
-pub const MEMBERS: usize = 16;
-pub const POLICY_RULES: usize = 32;
-pub const ADDRESSES: usize = 8;
-pub const GATEWAYS: usize = 4;
-pub const GROUP: usize = 8;
-pub const NEXTHOPS: usize = 64;
-pub const ROUTES: usize = 160;
-pub const RULES: usize = 160;
-pub const NOTICES: usize = 32;
-pub const IN_FLIGHT: usize = 32;
-pub const NETLINK_RX: usize = 16384;
-pub const ENGINE_BYTES: usize = 131072;
-"#,
-    )
-    .unwrap();
+    let boards = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("board");
+    let board = env::var("LINKWATCH_BOARD").unwrap_or_else(|_| "host".to_owned());
+    let profile = match board.ends_with(".toml") {
+        true => PathBuf::from(&board),
+        false => boards.join(format!("{board}.toml")),
+    };
+    let name = profile.file_stem().and_then(|s| s.to_str()).unwrap_or("unnamed").to_owned();
+    let constants = read(&boards.join("base.toml"), None)
+        .and_then(|base| read(&profile, Some(&base)).map(|own| (base, own)))
+        .map(|(base, own)| {
+            let mut text = format!("pub const BOARD: &str = {name:?};\n");
+            for (key, value) in base.into_iter().chain(own).collect::<BTreeMap<_, _>>() {
+                text += &format!("pub const {}: usize = {value};\n", key.to_uppercase());
+            }
+            text
+        });
+    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("limits.rs");
+    match constants {
+        Ok(text) => fs::write(out, text).expect("the output folder is writable"),
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            process::exit(1);
+        }
+    }
+    println!("cargo::rerun-if-env-changed=LINKWATCH_BOARD");
+    for file in [&profile, &boards.join("base.toml"), &boards.join("build.rs")] {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+}
+
+/// Reads a profile; with `known` no other keys are allowed.
+fn read(path: &Path, known: Option<&BTreeMap<String, u32>>) -> Result<BTreeMap<String, u32>, String> {
+    let file = path.display();
+    let text = fs::read_to_string(path).map_err(|e| format!("board profile {file}: {e}"))?;
+    let mut values = BTreeMap::new();
+    for (at, line) in text.lines().enumerate() {
+        let at = at + 1;
+        let line = line.split('#').next().unwrap_or("").trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (key, value) = line.split_once('=').ok_or(format!("{file}:{at}: want key = number"))?;
+        let (key, value) = (key.trim().to_owned(), value.trim().replace('_', ""));
+        let value = value.parse().map_err(|e| format!("{file}:{at}: {key}: '{value}' is not a number: {e}"))?;
+        if known.is_some_and(|known| !known.contains_key(&key)) {
+            return Err(format!("{file}:{at}: no limit is called '{key}'; base.toml has them all"));
+        }
+        if values.insert(key.clone(), value).is_some() {
+            return Err(format!("{file}:{at}: {key} is there twice"));
+        }
+    }
+    Ok(values)
 }

@@ -1,6 +1,52 @@
 //! Every capacity, its unit and what happens at the edge; the numbers come from the board profile.
 //!
 //! A profile in `board/` gives the numbers, `board/build.rs` turns them into constants, this file says what they mean
-//! and checks that they fit together.
+//! and checks that they fit together. A configuration that is accepted always fits: what it makes the daemon put into
+//! the kernel is counted here.
 
-include!(concat!(env!("OUT_DIR"), "/limits.rs"));
+mod board {
+    include!(concat!(env!("OUT_DIR"), "/limits.rs"));
+}
+
+/// The profile's name.
+pub const BOARD: &str = board::BOARD;
+/// Interfaces in the configuration. One more is an error of the configuration.
+pub const UPLINKS: usize = board::UPLINKS;
+/// Policies in the configuration, the implicit one among them. One more is an error of the configuration.
+pub const POLICIES: usize = board::POLICIES;
+/// Members of a policy. One more is an error of the configuration.
+pub const MEMBERS: usize = UPLINKS;
+/// Rules in the configuration. One more is an error of the configuration.
+pub const POLICY_RULES: usize = board::POLICY_RULES;
+/// Addresses that are remembered per uplink, both families together. One more is not used as a source and told.
+pub const ADDRESSES: usize = board::ADDRESSES;
+/// Default routes of main that are remembered per uplink, both families together: the worst metric goes first.
+pub const GATEWAYS: usize = board::GATEWAYS;
+/// Notices waiting to be told. One more is dropped and counted.
+pub const NOTICES: usize = board::NOTICES;
+/// Requests sent and not yet answered. The next one waits.
+pub const IN_FLIGHT: usize = board::IN_FLIGHT;
+/// Bytes of the receive buffer. A longer datagram is cut by the kernel, counted as an overrun and read again by a dump.
+pub const NETLINK_RX: usize = board::NETLINK_RX;
+/// Bytes that [`crate::engine::Engine`] may be: checked when compiling.
+pub const ENGINE_BYTES: usize = board::ENGINE_BYTES;
+
+/// Members of a nexthop group: two leaves per uplink.
+pub const GROUP: usize = 2 * UPLINKS;
+/// Room for objects of ours that are in the kernel and wanted no more, until they are deleted. One more is left alone
+/// and told; it is found again by the next dump.
+const STRAYS: usize = 16;
+/// Nexthops: leaves and a group per policy, in each family.
+pub const NEXTHOPS: usize = 2 * (2 * UPLINKS + POLICIES) + STRAYS;
+/// Routes: two per uplink; one per member, the pointer and the last way out per policy; in each family.
+pub const ROUTES: usize = 2 * (2 * UPLINKS + POLICIES * (MEMBERS + 2)) + STRAYS;
+/// Rules: three of our own, two per uplink, the configuration's; in each family, and one per address.
+pub const RULES: usize = 2 * (3 + 2 * UPLINKS + POLICY_RULES) + UPLINKS * ADDRESSES + STRAYS;
+
+// Slots are kept in eight bits.
+const _: () = assert!(UPLINKS >= 1 && UPLINKS <= 60, "marks have room for 60 uplinks");
+const _: () = assert!(POLICIES >= 1 && POLICIES <= 250, "policy tables have room for 250");
+const _: () = assert!(POLICY_RULES <= 899, "rule priorities 3000 to 3899 have room for 899");
+const _: () = assert!(IN_FLIGHT >= 4, "a switch takes four requests");
+// The longest message that must be read whole is a link with all its attributes: about 2 KiB, doubled for VFs.
+const _: () = assert!(NETLINK_RX >= 4096, "a link does not fit into the receive buffer");

@@ -128,6 +128,16 @@ impl World {
         self.drain();
     }
 
+    /// Gives the running daemon another configuration.
+    pub fn reload(&mut self, config: Config) {
+        self.note("> reload".into());
+        self.config = config;
+        if let Some(engine) = &mut self.engine {
+            engine.reconfigure(&self.config, self.now);
+        }
+        self.drain();
+    }
+
     /// Kills the daemon; the kernel stays as it is.
     pub fn crash(&mut self) {
         self.engine = None;

@@ -163,6 +163,19 @@ impl Scenario {
                 world.crash();
                 true
             }
+            "reload" => {
+                world.reload(config);
+                true
+            }
+            "kernel" => {
+                words.expect("without")?;
+                match words.word("nexthops or IPv6")? {
+                    "nexthops" => world.kernel.no_nexthops = true,
+                    "IPv6" => world.kernel.no_ipv6 = true,
+                    other => return Err(format!("no kernel is without '{other}' here")),
+                }
+                true
+            }
             "link" => input_link(world, words, now)?,
             "address" => {
                 let device = words.device()?;

@@ -1,0 +1,42 @@
+# Sourced by `build` and `test`: everything that makes one cargo call a cross build. Sets `triple`, `strip`, `machine` for
+# a short name and exports what cargo reads. Why each switch is there is said beside it.
+
+# Not the rustup toolchain that may be first on PATH: it has no MIPS, and must not download one.
+export PATH=/usr/bin:/bin RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc
+# -Zbuild-std on a stable compiler.
+export RUSTC_BOOTSTRAP=1
+# Never this one: with it std's futex wait passes a 64-bit timespec to a 32-bit system call, and waits end at once.
+unset RUST_LIBC_UNSTABLE_MUSL_V1_2_3 RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TARGET_DIR
+
+cross_root=$PWD/target/cross
+
+cross_target() { # NAME static|dynamic
+    local zig_target cfg='' libc=+crt-static zig_flag=''
+    strip=strip machine=
+    case $1 in
+    # fix_y2038 is rustix's own switch: without it the reactor's timerfd is disarmed and no timer ever fires.
+    mipsel) triple=mipsel-unknown-linux-musl zig_target=mipsel-linux-musleabi cfg=--cfg=fix_y2038 strip=mipsel-linux-gnu-strip machine=mipsel ;;
+    mips) triple=mips-unknown-linux-musl zig_target=mips-linux-musleabi cfg=--cfg=fix_y2038 strip=mipsel-linux-gnu-strip machine=mips ;;
+    armv7) triple=armv7-unknown-linux-musleabihf zig_target=arm-linux-musleabihf strip=true machine=arm ;;
+    aarch64) triple=aarch64-unknown-linux-musl zig_target=aarch64-linux-musl strip=true machine=aarch64 ;;
+    x86_64) triple=x86_64-unknown-linux-musl zig_target=x86_64-linux-musl machine=x86_64 ;;
+    *) echo "$1: want mipsel, mips, armv7, aarch64 or x86_64" >&2; exit 2 ;;
+    esac
+    if [ "$2" = dynamic ]; then
+        # Without -dynamic zig makes a static-pie although rustc asked for a dynamic one.
+        libc=-crt-static zig_flag=-dynamic
+    fi
+    local zig linker upper
+    zig=$(echo "$cross_root"/zigenv/lib/python3.*/site-packages/ziglang/zig)
+    [ -x "$zig" ] || { echo "run tests/cross/setup first" >&2; exit 1; }
+    export ZIG_GLOBAL_CACHE_DIR=$cross_root/zig-cache ZIG_LOCAL_CACHE_DIR=$cross_root/zig-cache
+    linker=$cross_root/cc-$1-$2
+    mkdir -p "$cross_root"
+    printf '#!/bin/sh\nexec "%s" cc -target %s %s "$@"\n' "$zig" "$zig_target" "$zig_flag" >"$linker"
+    chmod +x "$linker"
+    upper=$(echo "$triple" | tr a-z- A-Z_)
+    export "CARGO_TARGET_${upper}_LINKER=$linker"
+    # zig brings crt1.o; unwind tables are 25 KB that a program which aborts has no use for.
+    export "CARGO_TARGET_${upper}_RUSTFLAGS=-Ctarget-feature=$libc -Clink-self-contained=no $cfg ${CROSS_RUSTFLAGS-}"
+    export "CARGO_TARGET_${upper}_RUNNER=qemu-$machine-static"
+}
