@@ -108,8 +108,14 @@ fn the_shell_never_imports_the_pretend_world_and_starts_no_process_or_thread() {
 }
 
 #[test]
+fn the_pretend_world_never_imports_the_shell_and_waits_for_nothing() {
+    let words = ["crate::sys", "smol", "libc", "thread::sleep", "std::fs", "unsafe"];
+    forbid("src/sim", &words, &[]);
+}
+
+#[test]
 fn only_one_file_reads_the_clock() {
-    for folder in ["src/engine", "src/proto", "src/sys"] {
+    for folder in ["src/engine", "src/proto", "src/sim", "src/sys"] {
         forbid(folder, &["Instant::now", "SystemTime"], &["sys/clock.rs"]);
     }
 }

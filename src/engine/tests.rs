@@ -3,9 +3,13 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::event::{AddressInfo, MainDefault};
+use super::event::{DumpOutcome, LinkInfo, LinkSource};
+use super::fib::Have;
 use super::object::{Group, Hop};
+use super::object::{NexthopBody, NexthopSpec, RouteTarget};
 use super::*;
 use crate::config::{LastResort, Member, PolicyConfig, UplinkConfig};
+use crate::types::{IfIndex, PolicySlot};
 use crate::types::{IfName, Name, UplinkId};
 
 const WAN: IfIndex = IfIndex(2);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod kernel;
+pub mod model;
 pub mod random;
 pub mod script;
 
@@ -360,7 +361,7 @@ impl World {
         // The way that was there may have been a dead one, and then leaving it is right; and the engine can know only
         // what has reached it.
         let works = self.kernel.link(before).is_some_and(|l| l.is_live())
-            && self.config.uplinks.iter().any(|u| u.device == before && random::eligible(&self.kernel, u, family));
+            && self.config.uplinks.iter().any(|u| u.device == before && model::eligible(&self.kernel, u, family));
         let known = self.engine.as_ref().is_some_and(|e| {
             e.uplinks().any(|(config, uplink)| {
                 config.device == before && uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable())

@@ -273,7 +273,7 @@ impl Scenario {
         }
         if subject == "as" {
             words.expect("expected")?;
-            return super::random::compare(&world.kernel, &world.config);
+            return super::model::compare(&world.kernel, &world.config);
         }
         let (family, mark) = match subject {
             "default" => (Family::V4, None),

@@ -14,16 +14,15 @@
 //! It never tells us of our own changes, and tells of everybody else's, unless told to be deaf, slow or forgetful
 //! ([`Faults`]). Everything it says is left in [`FakeKernel::take_output`]; when that arrives is the world's business.
 
-use std::fmt::Write as _;
+mod lookup;
+mod requests;
+
 use std::net::IpAddr;
 
-use crate::engine::action::{Action, Dump, Op, RouteQuestion, Token};
-use crate::engine::event::{AddressInfo, DumpOutcome, Event, Feed, LinkInfo, LinkSource, MainDefault};
-use crate::engine::object::{
-    Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector, TABLE_MAIN,
-};
+use crate::engine::event::{AddressInfo, Event, Feed, LinkInfo, LinkSource, MainDefault};
+use crate::engine::object::{Group, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleSpec, TABLE_MAIN};
 use crate::time::{Duration, Instant};
-use crate::types::{Errno, Family, IfIndex, IfName, Prefix};
+use crate::types::{Errno, Family, IfIndex, IfName};
 
 /// 1 s: `HZ` in `link_watch.c`, the shortest time between two batches of announcements.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -406,246 +405,9 @@ impl FakeKernel {
         std::mem::take(&mut self.out)
     }
 
-    // ---- what the daemon asks ----
-
-    /// Does what was asked, at once as rtnetlink does; the answer is in the output. `ReopenRequests`, `Announce`,
-    /// `Save` and `UseNeighbour` are not for the kernel to answer.
-    pub fn apply(&mut self, action: &Action) {
-        match *action {
-            Action::Nexthop { token, op, nexthop } => {
-                let result = self.willing().and_then(|()| self.change_nexthop(op, nexthop));
-                self.ack(token, result);
-            }
-            Action::Route { token, op, route } => {
-                let result = self.willing().and_then(|()| self.change_route(op, route));
-                self.ack(token, result);
-            }
-            Action::Rule { token, op, rule } => {
-                let result = self.willing().and_then(|()| self.change_rule(op, rule));
-                self.ack(token, result);
-            }
-            Action::AskLink { ifindex, .. } => {
-                if !self.old_link_watch && self.links.iter().any(|l| l.ifindex == ifindex && l.pending) {
-                    self.notice_carrier(ifindex);
-                }
-                let event = match self.links.iter().find(|l| l.ifindex == ifindex) {
-                    Some(link) => Event::Link { link: link.info(), source: LinkSource::Answered },
-                    None => Event::LinkGone(ifindex),
-                };
-                self.say(Channel::Requests, event);
-            }
-            Action::AskRoute { token, question } => {
-                let oif = self.lookup(&question);
-                self.say(Channel::Requests, Event::RouteAnswer { token, oif });
-            }
-            Action::Dump(dump) => self.dump(dump),
-            Action::IgnoreLinkdown { device, family } => {
-                let errno = match self.links.iter_mut().find(|l| l.name == device) {
-                    Some(link) => {
-                        link.ignore_linkdown[family.index()] = true;
-                        Errno::OK
-                    }
-                    None => Errno::ENOENT,
-                };
-                self.say(Channel::Local, Event::SysctlWritten { device, family, errno });
-            }
-            Action::UseNeighbour { .. } | Action::ReopenRequests | Action::Announce(_) | Action::Save => {}
-        }
-    }
-
-    fn willing(&mut self) -> Result<(), Errno> {
-        self.requests += 1;
-        self.faults.refuse.pop().map_or(Ok(()), Err)
-    }
-
-    fn ack(&mut self, token: Token, result: Result<(), Errno>) {
-        if self.faults.lose_acks > 0 {
-            self.faults.lose_acks -= 1;
-            return;
-        }
-        self.say(Channel::Requests, Event::Acked { token, errno: result.err().unwrap_or(Errno::OK) });
-    }
-
-    fn change_nexthop(&mut self, op: Op, nexthop: NexthopSpec) -> Result<(), Errno> {
-        if self.no_nexthops {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let place = self.nexthops.iter().position(|n| n.id == nexthop.id);
-        if op == Op::Delete {
-            return match place {
-                Some(_) => {
-                    self.drop_nexthops(&[nexthop.id]);
-                    Ok(())
-                }
-                None => Err(Errno::ENOENT),
-            };
-        }
-        if op == Op::Add && place.is_some() {
-            return Err(Errno::EEXIST);
-        }
-        match &nexthop.body {
-            NexthopBody::Leaf { family, hop } => self.check_hop(*family, hop, true)?,
-            NexthopBody::Group(group) => self.check_group(group)?,
-        }
-        match place.and_then(|p| self.nexthops.get_mut(p)) {
-            Some(old) => {
-                let same_kind = matches!(
-                    (&old.body, &nexthop.body),
-                    (NexthopBody::Leaf { .. }, NexthopBody::Leaf { .. })
-                        | (NexthopBody::Group(_), NexthopBody::Group(_))
-                );
-                if !same_kind {
-                    return Err(Errno::EINVAL);
-                }
-                *old = nexthop;
-            }
-            None => self.nexthops.push(nexthop),
-        }
-        Ok(())
-    }
-
-    fn check_group(&self, group: &Group) -> Result<(), Errno> {
-        let mut seen: Option<Family> = None;
-        for member in group.members() {
-            let leaf = self.nexthops.iter().find(|n| n.id == member.id).ok_or(Errno::EINVAL)?;
-            let NexthopBody::Leaf { family, .. } = leaf.body else { return Err(Errno::EINVAL) };
-            if *seen.get_or_insert(family) != family || member.weight == 0 {
-                return Err(Errno::EINVAL);
-            }
-        }
-        seen.map(|_| ()).ok_or(Errno::EINVAL)
-    }
-
-    fn change_route(&mut self, op: Op, route: RouteSpec) -> Result<(), Errno> {
-        if self.no_ipv6 && route.family == Family::V6 {
-            return Err(Errno::EAFNOSUPPORT);
-        }
-        let at_key = self.routes.iter().position(|r| key(&r.spec) == key(&route));
-        match op {
-            Op::Delete => {
-                // The kernel compares gateway, device and nexthop id as well as the key and our protocol.
-                let own = |r: &Route| r.own && key(&r.spec) == key(&route) && same_way(&r.spec, &route);
-                let place = self.routes.iter().position(own).ok_or(Errno::ESRCH)?;
-                self.routes.remove(place);
-                return Ok(());
-            }
-            Op::Add if at_key.is_some() => return Err(Errno::EEXIST),
-            Op::Add | Op::Replace => {}
-        }
-        match route.target {
-            RouteTarget::Via(hop) => self.check_hop(route.family, &hop, false)?,
-            RouteTarget::Nexthop(id) => {
-                let known = self.nexthops.iter().find(|n| n.id == id).ok_or(Errno::EINVAL)?;
-                if self.family_of(known) != Some(route.family) {
-                    return Err(Errno::EINVAL);
-                }
-            }
-            RouteTarget::Unreachable | RouteTarget::Blackhole => {}
-        }
-        match at_key.and_then(|p| self.routes.get_mut(p)) {
-            Some(old) => {
-                if !old.own {
-                    let mut text = String::new();
-                    let _ = write!(text, "{:?} took the place of {:?}", route, old.spec);
-                    self.foreign_harmed.push(text);
-                }
-                *old = Route { spec: route, own: true };
-            }
-            None => self.routes.push(Route { spec: route, own: true }),
-        }
-        Ok(())
-    }
-
-    fn change_rule(&mut self, op: Op, rule: RuleSpec) -> Result<(), Errno> {
-        if self.no_ipv6 && rule.family == Family::V6 {
-            return Err(Errno::EAFNOSUPPORT);
-        }
-        let place = self.rules.iter().position(|r| *r == rule);
-        match (op, place) {
-            (Op::Delete, Some(place)) => {
-                self.rules.remove(place);
-                Ok(())
-            }
-            (Op::Delete, None) => Err(Errno::ENOENT),
-            (_, Some(_)) => Err(Errno::EEXIST),
-            (_, None) => {
-                self.rules.push(rule);
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a route or nexthop may lead there (`fib_check_nh`, `ip6_route_check_nh`).
-    fn check_hop(&self, family: Family, hop: &Hop, nexthop: bool) -> Result<(), Errno> {
-        if self.no_ipv6 && family == Family::V6 {
-            return Err(Errno::EAFNOSUPPORT);
-        }
-        let link = self.links.iter().find(|l| l.ifindex == hop.ifindex).ok_or(Errno::ENODEV)?;
-        if !link.admin_up || (nexthop && !link.carrier) {
-            return Err(Errno::ENETDOWN);
-        }
-        let Some(gateway) = hop.gateway else { return Ok(()) };
-        let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
-        let covered = |a: &AddressInfo| {
-            a.ifindex == hop.ifindex && Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(gateway))
-        };
-        if hop.onlink || link_local || self.addresses.iter().any(covered) {
-            return Ok(());
-        }
-        Err(if family == Family::V4 { Errno::ENETUNREACH } else { Errno(113) })
-    }
-
-    fn dump(&mut self, dump: Dump) {
-        self.say(Channel::Local, Event::DumpBegan(dump));
-        let family_missing = match dump {
-            Dump::MainDefaults(f) | Dump::OwnRoutes(f) => self.no_ipv6 && f == Family::V6,
-            _ => false,
-        };
-        let mut facts: Vec<Event> = Vec::new();
-        match dump {
-            Dump::Links => {
-                facts.extend(self.links.iter().map(|l| Event::Link { link: l.info(), source: LinkSource::Dumped }));
-            }
-            Dump::Addresses => facts.extend(self.addresses.iter().map(|a| Event::Address(*a))),
-            Dump::MainDefaults(family) => facts.extend(
-                self.routes
-                    .iter()
-                    .filter(|r| !r.own && r.spec.family == family)
-                    .filter_map(|r| main_default(&r.spec))
-                    .map(|route| Event::MainDefault { route, replaced: false }),
-            ),
-            Dump::Nexthops => facts.extend(self.nexthops.iter().map(|n| Event::OwnNexthop(*n))),
-            Dump::OwnRoutes(family) => facts.extend(
-                self.routes.iter().filter(|r| r.own && r.spec.family == family).map(|r| Event::OwnRoute(r.spec)),
-            ),
-            Dump::Rules => facts.extend(self.rules.iter().map(|r| Event::OwnRule(*r))),
-        }
-        let outcome = if family_missing {
-            DumpOutcome::Failed(Errno::EAFNOSUPPORT)
-        } else if self.no_nexthops && dump == Dump::Nexthops {
-            DumpOutcome::Failed(Errno::EOPNOTSUPP)
-        } else if self.faults.fail_dumps > 0 {
-            self.faults.fail_dumps -= 1;
-            DumpOutcome::Failed(Errno::EBUSY)
-        } else if self.faults.interrupt_dumps > 0 {
-            self.faults.interrupt_dumps -= 1;
-            // Half of the truth, as when the table changed under the dump.
-            facts.truncate(facts.len() / 2);
-            DumpOutcome::Interrupted
-        } else {
-            DumpOutcome::Complete
-        };
-        if !matches!(outcome, DumpOutcome::Failed(_)) {
-            for fact in facts {
-                self.say(Channel::Requests, fact);
-            }
-        }
-        self.say(Channel::Requests, Event::DumpEnded { dump, outcome });
-    }
-
     // ---- what it does by itself ----
 
-    fn run_link_watch(&mut self, now: Instant) {
+    pub(super) fn run_link_watch(&mut self, now: Instant) {
         self.window_ends = now.after(WINDOW);
         let pending: Vec<_> = self.links.iter().filter(|l| l.pending).map(|l| l.ifindex).collect();
         for ifindex in pending {
@@ -654,7 +416,7 @@ impl FakeKernel {
     }
 
     /// The stack takes note of a link's carrier and says so.
-    fn notice_carrier(&mut self, ifindex: IfIndex) {
+    pub(super) fn notice_carrier(&mut self, ifindex: IfIndex) {
         let Some(link) = self.links.iter_mut().find(|l| l.ifindex == ifindex) else { return };
         link.pending = false;
         link.noticed = link.carrier;
@@ -666,7 +428,7 @@ impl FakeKernel {
     }
 
     /// Nexthops of a dead link go in silence; with `entirely` its routes as well.
-    fn stack_down(&mut self, ifindex: IfIndex, entirely: bool) {
+    pub(super) fn stack_down(&mut self, ifindex: IfIndex, entirely: bool) {
         let on_link = |n: &&NexthopSpec| matches!(n.body, NexthopBody::Leaf { hop, .. } if hop.ifindex == ifindex);
         let leaves: Vec<u32> = self.nexthops.iter().filter(on_link).map(|n| n.id).collect();
         self.drop_nexthops(&leaves);
@@ -679,7 +441,7 @@ impl FakeKernel {
     }
 
     /// Nexthops go; groups shrink, empty ones go, and routes that used what went.
-    fn drop_nexthops(&mut self, ids: &[u32]) {
+    pub(super) fn drop_nexthops(&mut self, ids: &[u32]) {
         if ids.is_empty() {
             return;
         }
@@ -701,11 +463,11 @@ impl FakeKernel {
         });
     }
 
-    fn announce(&mut self, link: &Link) {
+    pub(super) fn announce(&mut self, link: &Link) {
         self.say(Channel::Links, Event::Link { link: link.info(), source: LinkSource::Announced });
     }
 
-    fn say_route_gone(&mut self, route: &Route, by: u32) {
+    pub(super) fn say_route_gone(&mut self, route: &Route, by: u32) {
         let event = match main_default(&route.spec) {
             _ if route.own => Event::OwnRouteGone { route: route.spec, by },
             Some(route) => Event::MainDefaultGone(route),
@@ -714,132 +476,9 @@ impl FakeKernel {
         self.say(Channel::State, event);
     }
 
-    fn say(&mut self, channel: Channel, event: Event) {
+    pub(super) fn say(&mut self, channel: Channel, event: Event) {
         if !self.faults.deaf[channel.index()] {
             self.out.push((channel, event));
-        }
-    }
-
-    // ---- what can be asked of it ----
-
-    /// Where a packet would go: rules by priority, each to its table (`fib_rules_lookup`).
-    pub fn lookup(&self, question: &RouteQuestion) -> Option<IfIndex> {
-        let family = Family::of(question.dst);
-        let built_in = |priority, table| RuleSpec {
-            family,
-            priority,
-            select: Selector::default(),
-            action: RuleAction::Lookup { table, suppress: None },
-        };
-        let mut rules = vec![built_in(32766, TABLE_MAIN)];
-        rules.extend(self.rules.iter().filter(|r| r.family == family));
-        rules.sort_by_key(|r| r.priority);
-        for rule in rules.iter().filter(|r| selects(&r.select, question)) {
-            match rule.action {
-                RuleAction::Unreachable | RuleAction::Blackhole => return None,
-                RuleAction::Lookup { table, suppress } => match self.lookup_table(family, table, suppress, question) {
-                    Some(Found::Out(ifindex)) => return Some(ifindex),
-                    Some(Found::Stop) => return None,
-                    None => {}
-                },
-            }
-        }
-        None
-    }
-
-    fn lookup_table(&self, family: Family, table: u32, suppress: Option<u8>, q: &RouteQuestion) -> Option<Found> {
-        if table == TABLE_MAIN {
-            let connected = self
-                .addresses
-                .iter()
-                .filter(|a| Family::of(a.addr) == family && self.usable(a.ifindex, family))
-                .filter(|a| suppress.is_none_or(|s| a.prefix_len > s))
-                .filter(|a| Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(q.dst)))
-                .max_by_key(|a| a.prefix_len);
-            if let Some(address) = connected {
-                return Some(Found::Out(address.ifindex));
-            }
-        }
-        if suppress.is_some() {
-            // All other routes here are default routes, and those are what suppressing is for.
-            return None;
-        }
-        let mut routes: Vec<_> =
-            self.routes.iter().filter(|r| r.spec.family == family && r.spec.table == table).collect();
-        routes.sort_by_key(|r| r.spec.metric);
-        routes.iter().find_map(|r| match r.spec.target {
-            RouteTarget::Unreachable | RouteTarget::Blackhole => Some(Found::Stop),
-            RouteTarget::Via(hop) => self.usable(hop.ifindex, family).then_some(Found::Out(hop.ifindex)),
-            RouteTarget::Nexthop(id) => self.usable_member(id, family).map(Found::Out),
-        })
-    }
-
-    fn usable_member(&self, id: u32, family: Family) -> Option<IfIndex> {
-        match &self.nexthops.iter().find(|n| n.id == id)?.body {
-            NexthopBody::Leaf { hop, .. } => self.usable(hop.ifindex, family).then_some(hop.ifindex),
-            NexthopBody::Group(group) => group.members().iter().find_map(|m| self.usable_member(m.id, family)),
-        }
-    }
-
-    /// Whether routes out of a link count.
-    fn usable(&self, ifindex: IfIndex, family: Family) -> bool {
-        self.links
-            .iter()
-            .any(|l| l.ifindex == ifindex && l.admin_up && (l.noticed || !l.ignore_linkdown[family.index()]))
-    }
-
-    /// The name of the device by which a packet would leave.
-    pub fn goes_via(&self, question: &RouteQuestion) -> Option<IfName> {
-        let ifindex = self.lookup(question)?;
-        self.links.iter().find(|l| l.ifindex == ifindex).map(|l| l.name)
-    }
-
-    /// A link by name.
-    pub fn link(&self, name: IfName) -> Option<&Link> {
-        self.links.iter().find(|l| l.name == name)
-    }
-
-    /// All links.
-    pub fn links(&self) -> &[Link] {
-        &self.links
-    }
-
-    /// All addresses.
-    pub fn addresses(&self) -> &[AddressInfo] {
-        &self.addresses
-    }
-
-    /// All routes, ours and others'.
-    pub fn routes(&self) -> &[Route] {
-        &self.routes
-    }
-
-    /// Our rules.
-    pub fn rules(&self) -> &[RuleSpec] {
-        &self.rules
-    }
-
-    /// Our nexthops.
-    pub fn nexthops(&self) -> &[NexthopSpec] {
-        &self.nexthops
-    }
-
-    /// Somebody's default routes in table main.
-    pub fn main_defaults(&self) -> Vec<MainDefault> {
-        self.routes.iter().filter(|r| !r.own).filter_map(|r| main_default(&r.spec)).collect()
-    }
-
-    fn ifindex_of(&self, name: IfName) -> Option<IfIndex> {
-        self.link(name).map(|l| l.ifindex)
-    }
-
-    fn family_of(&self, nexthop: &NexthopSpec) -> Option<Family> {
-        match &nexthop.body {
-            NexthopBody::Leaf { family, .. } => Some(*family),
-            NexthopBody::Group(group) => {
-                let first = group.members().first()?;
-                self.nexthops.iter().find(|n| n.id == first.id).and_then(|n| self.family_of(n))
-            }
         }
     }
 }
@@ -853,13 +492,6 @@ fn via(route: &RouteSpec, ifindex: IfIndex) -> bool {
     matches!(route.target, RouteTarget::Via(hop) if hop.ifindex == ifindex)
 }
 
-fn same_way(a: &RouteSpec, b: &RouteSpec) -> bool {
-    match (a.target, b.target) {
-        (RouteTarget::Via(a), RouteTarget::Via(b)) => a.gateway == b.gateway && a.ifindex == b.ifindex,
-        (a, b) => a == b,
-    }
-}
-
 fn main_default(route: &RouteSpec) -> Option<MainDefault> {
     match route.target {
         RouteTarget::Via(hop) if route.table == TABLE_MAIN => {
@@ -867,17 +499,4 @@ fn main_default(route: &RouteSpec) -> Option<MainDefault> {
         }
         _ => None,
     }
-}
-
-/// Whether a rule is about a packet of which only destination and mark are known.
-fn selects(select: &Selector, question: &RouteQuestion) -> bool {
-    let mark = question.mark.map_or(0, |m| m.value);
-    select.src.is_none()
-        && select.iif.is_none()
-        && select.oif.is_none()
-        && select.proto.is_none()
-        && select.sport.is_none()
-        && select.dport.is_none()
-        && select.dst.is_none_or(|p| p.contains(question.dst))
-        && select.mark.is_none_or(|m| mark & m.mask == m.value)
 }

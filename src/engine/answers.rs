@@ -1,0 +1,198 @@
+//! Decides what the answers to our requests mean: acknowledgements, refusals, dumps from first to last.
+
+use super::Engine;
+use super::action::{Dump, Token};
+use super::event::DumpOutcome;
+use super::fib::{Answer, Have};
+use super::notice::{Notice, Object};
+use super::object::RouteTarget;
+use super::uplink::{Setting, Uplink};
+use crate::time::Instant;
+use crate::types::{Errno, Family};
+
+impl Engine {
+    pub(super) fn reopen_requests(&mut self) {
+        self.reopen = true;
+        self.nexthops.lose_flights();
+        self.routes.lose_flights();
+        self.rules.lose_flights();
+        self.sync.abandon();
+        self.sync.mark(&Dump::ALL[4..]);
+        for uplink in &mut self.uplinks {
+            uplink.watch.asked = None;
+            for setting in uplink.linkdown.iter_mut().filter(|s| **s == Setting::Asked) {
+                *setting = Setting::Wanted;
+            }
+        }
+    }
+
+    /// A route does not outlive its nexthop, and the kernel has no word for that.
+    pub(super) fn doubt_routes_without_nexthop(&mut self) {
+        let nexthops = &self.nexthops;
+        let there = |id| nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming());
+        let mut families = [false; 2];
+        for entry in self.routes.entries() {
+            if let (RouteTarget::Nexthop(id), true) = (entry.spec.target, entry.have != Have::Missing)
+                && let (false, Some(family)) = (there(id), families.get_mut(entry.spec.family.index()))
+            {
+                *family = true;
+            }
+        }
+        self.routes.doubt(Have::Unknown, |r| matches!(r.target, RouteTarget::Nexthop(id) if !there(id)));
+        for (family, _) in Family::BOTH.into_iter().zip(families).filter(|(_, hit)| *hit) {
+            self.sync.mark(&[Dump::OwnRoutes(family)]);
+        }
+    }
+
+    pub(super) fn dump_began(&mut self, dump: Dump) -> bool {
+        self.sync.began(dump);
+        match dump {
+            Dump::Links => self.uplinks.iter_mut().for_each(|u| u.watch.sweep_begin()),
+            Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_begin),
+            Dump::MainDefaults(family) => self.uplinks.iter_mut().for_each(|u| u.sweep_defaults_begin(family)),
+            Dump::Nexthops => self.nexthops.sweep_begin(|_| true),
+            Dump::OwnRoutes(family) => self.routes.sweep_begin(|r| r.family == family),
+            Dump::Rules => self.rules.sweep_begin(|_| true),
+        }
+        false
+    }
+
+    pub(super) fn dump_ended(&mut self, dump: Dump, outcome: DumpOutcome, now: Instant) -> bool {
+        if let DumpOutcome::Failed(errno) = outcome {
+            self.dump_refused(dump, errno);
+        }
+        self.routes.stir();
+        self.rules.stir();
+        let mut vanished = 0;
+        if self.sync.ended(dump, outcome, now) {
+            match dump {
+                Dump::Links => {
+                    for at in 0..self.uplinks.len() {
+                        let gone = self.uplinks.get(at).and_then(|u| u.watch.sweep_end());
+                        if let Some(ifindex) = gone {
+                            self.link_gone(ifindex, now);
+                        }
+                    }
+                }
+                Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_end),
+                Dump::MainDefaults(family) => self.uplinks.iter_mut().for_each(|u| u.sweep_defaults_end(family)),
+                Dump::Nexthops => {
+                    vanished = self.nexthops.sweep_end(|_| true);
+                    self.doubt_routes_without_nexthop();
+                }
+                Dump::OwnRoutes(family) => vanished = self.routes.sweep_end(|r| r.family == family),
+                Dump::Rules => vanished = self.rules.sweep_end(|_| true),
+            }
+        }
+        self.counters.vanished = self.counters.vanished.saturating_add(vanished);
+        if !self.sync.synced && self.sync.is_clean() {
+            self.sync.synced = true;
+            self.first_look(now);
+        }
+        true
+    }
+
+    /// Not every kernel has everything: what it cannot have is off, the rest goes on.
+    pub(super) fn dump_refused(&mut self, dump: Dump, errno: Errno) {
+        let lacks = matches!(errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT);
+        match dump {
+            Dump::Nexthops if lacks || errno == Errno::EINVAL => {
+                self.lack_nexthops();
+                self.sync.give_up(dump);
+            }
+            Dump::MainDefaults(family) | Dump::OwnRoutes(family) if lacks => {
+                self.lack_family(family);
+                self.sync.give_up(dump);
+            }
+            _ if errno == Errno::EBUSY => self.reopen_requests(),
+            _ => log::warn!("dump of {dump:?} refused: {errno}"),
+        }
+    }
+
+    pub(super) fn lack_nexthops(&mut self) {
+        if !self.missing_nexthops {
+            self.missing_nexthops = true;
+            self.notices.push(Notice::NoNexthops);
+        }
+    }
+
+    pub(super) fn lack_family(&mut self, family: Family) {
+        if let Some(missing) = self.missing_families.get_mut(family.index()).filter(|m| !**m) {
+            *missing = true;
+            self.notices.push(Notice::NoFamily(family));
+        }
+    }
+
+    pub(super) fn acked(&mut self, token: Token, errno: Errno, now: Instant) -> bool {
+        self.routes.stir();
+        self.rules.stir();
+        if let Some(answer) = self.nexthops.acked(token, errno, now) {
+            if errno == Errno::EOPNOTSUPP {
+                self.lack_nexthops();
+                return true;
+            }
+            self.answered(answer, Dump::Nexthops, Object::Nexthop);
+            return false;
+        }
+        if let Some(answer) = self.routes.acked(token, errno, now) {
+            let family = match answer {
+                Answer::Refused { spec, .. } => spec.family,
+                Answer::Done => Family::V4,
+            };
+            if errno == Errno::EAFNOSUPPORT {
+                self.lack_family(family);
+                return true;
+            }
+            self.answered(answer, Dump::OwnRoutes(family), Object::Route);
+            return false;
+        }
+        if let Some(answer) = self.rules.acked(token, errno, now) {
+            if let (Errno::EAFNOSUPPORT, Answer::Refused { spec, .. }) = (errno, answer) {
+                self.lack_family(spec.family);
+                return true;
+            }
+            self.answered(answer, Dump::Rules, Object::Rule);
+            return false;
+        }
+        if errno == Errno::OK {
+            return false;
+        }
+        let asked = |u: &Uplink| u.watch.asked == Some(token);
+        if let Some(ifindex) = self.uplinks.iter().find(|u| asked(u)).and_then(Uplink::ifindex) {
+            self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(ifindex)).for_each(|u| u.watch.asked = None);
+            // It was gone when we asked; it may be back. A look at all links tells.
+            self.sync.mark(&[Dump::Links]);
+            return false;
+        }
+        self.route_answer(token, None, now)
+    }
+
+    pub(super) fn answered<T>(&mut self, answer: Answer<T>, dump: Dump, object: impl Fn(T) -> Object) {
+        let Answer::Refused { spec, errno, retry, tell } = answer else { return };
+        self.counters.refused = self.counters.refused.saturating_add(1);
+        // What is there instead? A nexthop may have gone in silence and taken groups and routes along.
+        self.sync.mark(&[dump, Dump::Nexthops]);
+        if tell {
+            let object = object(spec);
+            self.notices.push(match errno {
+                Errno::EEXIST => Notice::Occupied { object },
+                _ => Notice::Refused { object, errno, retry },
+            });
+        }
+    }
+
+    pub(super) fn seen_full(&mut self, full: bool, table: &'static str, capacity: usize) -> bool {
+        if full {
+            self.tell_full(table, capacity);
+        }
+        false
+    }
+
+    pub(super) fn tell_full(&mut self, table: &'static str, capacity: usize) {
+        // Once per power of two: a table that is full stays so.
+        self.counters.full = self.counters.full.saturating_add(1);
+        if self.counters.full.is_power_of_two() {
+            self.notices.push(Notice::Full { table, capacity });
+        }
+    }
+}

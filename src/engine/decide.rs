@@ -1,0 +1,178 @@
+//! Decides which uplinks are used: reviews them after every event, chooses each policy's way, follows switches to their end.
+
+use heapless::Vec;
+
+use super::action::{Dump, Token};
+use super::fib;
+use super::layout;
+use super::notice::Notice;
+use super::object::{NexthopBody, RouteSpec, RouteTarget};
+use super::switch::Way;
+use super::uplink::{self, Reason, State, Uplink};
+use super::{Engine, SAVE_AFTER};
+use crate::limits;
+use crate::time::Instant;
+use crate::types::{Family, IfIndex, PolicySlot, UplinkSlot};
+
+impl Engine {
+    /// The first look after the start: whoever carried traffic goes on carrying it, and is trusted at once.
+    pub(super) fn first_look(&mut self, now: Instant) {
+        let mut adopted: Vec<(Family, crate::types::UplinkId), { limits::NEXTHOPS }> = Vec::new();
+        for entry in self.nexthops.entries() {
+            if let NexthopBody::Group(group) = &entry.spec.body {
+                for uplink in group.members().iter().filter_map(|m| layout::uplink_of_leaf(m.id)) {
+                    let _ = adopted.push(uplink);
+                }
+            }
+        }
+        for entry in self.routes.entries() {
+            let spec = &entry.spec;
+            if let (true, layout::METRIC_POINTER, RouteTarget::Via(hop)) =
+                (layout::is_policy_table(spec.table), spec.metric, spec.target)
+            {
+                let carrying = self.uplinks.iter().position(|u| u.ifindex() == Some(hop.ifindex));
+                if let Some(config) = carrying.and_then(|at| self.config.uplinks.get(at)) {
+                    let _ = adopted.push((spec.family, config.id));
+                }
+            }
+        }
+        for at in 0..self.uplinks.len() {
+            let Some(id) = self.config.uplinks.get(at).map(|c| c.id) else { continue };
+            let [v4, v6] = Family::BOTH.map(|family| {
+                let any = adopted.iter().any(|(f, _)| *f == family);
+                self.review_leg(at, family, Some(!any || adopted.contains(&(family, id))), now)
+            });
+            self.tell_uplink(at, v4, v6);
+        }
+        self.open_window(now);
+    }
+
+    /// Reads all conditions anew, chooses for each policy, and says what is wanted.
+    pub(super) fn settle(&mut self, now: Instant) {
+        for at in 0..self.uplinks.len() {
+            let v4 = self.review_leg(at, Family::V4, None, now);
+            let v6 = self.review_leg(at, Family::V6, None, now);
+            self.tell_uplink(at, v4, v6);
+        }
+        for at in 0..self.ways.len() {
+            for family in Family::BOTH {
+                let chosen = self.choose(PolicySlot(at as u8), family);
+                let event_at = self.event_at;
+                if let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) {
+                    way.choose(chosen, event_at, now);
+                }
+            }
+        }
+        self.want_all();
+    }
+
+    pub(super) fn review_leg(
+        &mut self,
+        at: usize,
+        family: Family,
+        trusted: Option<bool>,
+        now: Instant,
+    ) -> Option<State> {
+        let (config, uplink) = (self.config.uplinks.get(at)?, self.uplinks.get_mut(at)?);
+        if !config.serves(family) {
+            return None;
+        }
+        let missing = self.missing_families.get(family.index()).is_some_and(|missing| *missing);
+        let usable = if missing { Err(Reason::NoAddress) } else { uplink.usable(config, family) };
+        let suppressed = config.damping.is_some_and(|d| uplink.damping.review(&d, now));
+        uplink.legs.get_mut(family.index())?.review(usable, suppressed, config.hold_down, trusted, now)
+    }
+
+    /// One notice when both families did the same, else one each.
+    pub(super) fn tell_uplink(&mut self, at: usize, v4: Option<State>, v6: Option<State>) {
+        let Some(uplink) = self.uplinks.get(at) else { return };
+        let [four, six] = uplink.legs;
+        let flaps = u16::try_from(uplink.flaps).unwrap_or(u16::MAX);
+        let slot = UplinkSlot(at as u8);
+        let notice = |family, from, leg: uplink::Leg| Notice::Uplink {
+            uplink: slot,
+            family,
+            from,
+            to: leg.state,
+            reason: leg.reason,
+            flaps,
+        };
+        let serves_both = self.config.uplinks.get(at).is_some_and(|c| c.families == [true; 2]);
+        let together = v4.is_some() && v4 == v6 && (four.state, four.reason) == (six.state, six.reason);
+        if together {
+            if let Some(from) = v4 {
+                self.notices.push(notice(None, from, four));
+            }
+            return;
+        }
+        for (family, from, leg) in [(Family::V4, v4, four), (Family::V6, v6, six)] {
+            if let Some(from) = from {
+                self.notices.push(notice(serves_both.then_some(family), from, leg));
+            }
+        }
+    }
+
+    pub(super) fn way(&self, at: usize, family: Family) -> Option<&Way> {
+        self.ways.get(at)?.get(family.index())
+    }
+
+    /// Switches whose objects the kernel has acknowledged are committed; those that need no proof are told.
+    pub(super) fn commit_ways(&mut self, now: Instant) {
+        for at in 0..self.ways.len() {
+            for family in Family::BOTH {
+                let Some(way) = self.way(at, family).filter(|w| w.awaits_commit()) else { continue };
+                let nobody = way.chosen.is_none();
+                if !self.is_committed(PolicySlot(at as u8), family) {
+                    continue;
+                }
+                if let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) {
+                    way.committed(now);
+                }
+                // Only the default policy can be asked for by an address alone.
+                if nobody || self.config.default_policy != Some(PolicySlot(at as u8)) {
+                    self.finish_switch(at, family, false, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_committed(&self, slot: PolicySlot, family: Family) -> bool {
+        let id = layout::group(family, slot);
+        let group = self.nexthops.entries().iter().find(|e| e.spec.id == id);
+        let pointer = RouteSpec {
+            family,
+            table: layout::policy_table(slot),
+            metric: layout::METRIC_POINTER,
+            target: RouteTarget::Unreachable,
+        };
+        let route = self.routes.get(&pointer);
+        group.is_none_or(fib::Entry::is_settled) && route.is_none_or(fib::Entry::is_settled)
+    }
+
+    pub(super) fn finish_switch(&mut self, at: usize, family: Family, verified: bool, now: Instant) {
+        let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) else { return };
+        if let Some((from, to, times)) = way.finish(verified, now) {
+            self.notices.push(Notice::Switched { policy: PolicySlot(at as u8), family, from, to, times });
+            self.save_at.get_or_insert(now.after(SAVE_AFTER));
+        }
+    }
+
+    pub(super) fn route_answer(&mut self, token: Token, oif: Option<IfIndex>, now: Instant) -> bool {
+        for at in 0..self.ways.len() {
+            for family in Family::BOTH {
+                let Some(way) = self.way(at, family) else { continue };
+                if way.switch.and_then(|s| s.asked) != Some(token) {
+                    continue;
+                }
+                let wanted = way.chosen.and_then(|u| self.uplinks.get(usize::from(u.0))).and_then(Uplink::ifindex);
+                let verified = oif.is_some() && oif == wanted;
+                if !verified {
+                    // Something is not as we think: look at everything of ours again.
+                    self.sync.mark(&Dump::ALL[4..]);
+                }
+                self.finish_switch(at, family, verified, now);
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,170 @@
+//! Decides the next request to the kernel, derived from what is wanted and what is there.
+//!
+//! The order is make before break: nexthops, routes, rules; then what is wanted no more, the other way round.
+
+use super::action::{Action, Dump, Op, RouteQuestion, Token};
+use super::object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec};
+use super::switch::Way;
+use super::uplink::Setting;
+use super::{Engine, fib, layout, want};
+use crate::limits;
+use crate::time::Instant;
+use crate::types::Family;
+
+impl Engine {
+    pub(super) fn token(&mut self) -> Token {
+        let token = Token(self.next_token);
+        // The upper half belongs to the shell's dumps, 0 to nobody.
+        self.next_token = if self.next_token >= 0x7fff_ffff { 1 } else { self.next_token + 1 };
+        token
+    }
+
+    pub(super) fn poll_objects(&mut self, now: Instant) -> Option<Action> {
+        let in_flight = self.nexthops.flights() + self.routes.flights() + self.rules.flights();
+        if in_flight >= limits::IN_FLIGHT {
+            return None;
+        }
+        let token = Token(self.next_token);
+        let adding = |op: Op| op != Op::Delete;
+        let sync = &self.sync;
+        let known = |family| sync.is_known(Dump::OwnRoutes(family));
+        let action = (self.nexthops.poll(now, token, |all, nexthop, op| adding(op) && leaves_ready(all, nexthop)))
+            .map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
+            .or_else(|| {
+                let nexthops = &self.nexthops;
+                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| match route.target {
+                    RouteTarget::Nexthop(id) => nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming()),
+                    RouteTarget::Via(_) => true,
+                    // The last way out hides what others have in main: it comes after the ways that it ends.
+                    RouteTarget::Unreachable | RouteTarget::Blackhole => {
+                        let known = known(route.family) || !layout::is_policy_table(route.table);
+                        known && has_way(all, route.family, route.table)
+                    }
+                };
+                let picked = self.routes.poll(now, token, |all, route, op| adding(op) && ready(all, route));
+                picked.map(|(op, route)| Action::Route { token, op, route })
+            })
+            .or_else(|| {
+                let routes = self.routes.entries();
+                let ready = |rule: &RuleSpec| match rule.action {
+                    // Nobody is sent into a policy's table before there is a way out of it.
+                    RuleAction::Lookup { table, .. } if layout::is_policy_table(table) => {
+                        known(rule.family) && has_way(routes, rule.family, table)
+                    }
+                    _ => true,
+                };
+                let picked = self.rules.poll(now, token, |_, rule, op| adding(op) && ready(rule));
+                let picked = picked.or_else(|| self.rules.poll(now, token, |_, _, op| !adding(op)));
+                picked.map(|(op, rule)| Action::Rule { token, op, rule })
+            })
+            .or_else(|| {
+                let uplinks = &self.uplinks;
+                let leads_out = |route: &RouteSpec| match route.target {
+                    RouteTarget::Via(hop) => uplinks.iter().any(|u| u.ifindex() == Some(hop.ifindex)),
+                    _ => false,
+                };
+                // The way that is left stays until the one that replaces it is there.
+                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| {
+                    !leads_out(route) || has_way(all, route.family, route.table)
+                };
+                let picked = self.routes.poll(now, token, |all, route, op| !adding(op) && ready(all, route));
+                picked.map(|(op, route)| Action::Route { token, op, route })
+            })
+            .or_else(|| {
+                let picked = self.nexthops.poll(now, token, |all, nexthop, op| !adding(op) && unused(all, nexthop));
+                picked.map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
+            })?;
+        self.token();
+        self.counters.requests = self.counters.requests.saturating_add(1);
+        if let Action::Nexthop { op: Op::Add | Op::Replace, nexthop, .. } = action {
+            // A route that was refused for want of this nexthop need not wait any longer.
+            self.routes.hurry(now, |route| route.target == RouteTarget::Nexthop(nexthop.id));
+        }
+        Some(action)
+    }
+
+    pub(super) fn poll_neighbour(&mut self, now: Instant) -> Option<Action> {
+        for (config, uplink) in self.config.uplinks.iter().zip(&mut self.uplinks) {
+            for family in Family::BOTH {
+                let usable = uplink.usable(config, family);
+                let Some(leg) = uplink.legs.get_mut(family.index()) else { continue };
+                if leg.resolve_at.is_none_or(|at| at > now) {
+                    continue;
+                }
+                leg.resolved(config.hold_down, now);
+                if let Some((gateway, hop)) = usable.ok().and_then(|hop| hop.gateway.map(|g| (g, hop))) {
+                    return Some(Action::UseNeighbour { ifindex: hop.ifindex, gateway });
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn poll_question(&mut self) -> Option<Action> {
+        for at in 0..self.ways.len() {
+            for family in Family::BOTH {
+                if !self.way(at, family).is_some_and(Way::awaits_question) {
+                    continue;
+                }
+                let token = self.token();
+                if let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) {
+                    way.asked(token);
+                }
+                let question = RouteQuestion { dst: want::witness(family), mark: None };
+                return Some(Action::AskRoute { token, question });
+            }
+        }
+        None
+    }
+
+    pub(super) fn poll_sysctl(&mut self) -> Option<Action> {
+        if !self.sync.synced {
+            return None;
+        }
+        for (config, uplink) in self.config.uplinks.iter().zip(&mut self.uplinks) {
+            if uplink.watch.link().is_none() {
+                continue;
+            }
+            for family in Family::BOTH {
+                let missing = self.missing_families.get(family.index()).is_some_and(|missing| *missing);
+                let Some(setting) = uplink.linkdown.get_mut(family.index()) else { continue };
+                if config.serves(family) && !missing && *setting == Setting::Wanted {
+                    *setting = Setting::Asked;
+                    return Some(Action::IgnoreLinkdown { device: config.device, family });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether a policy's table leads out if it should: the pointer is in place, or there is nothing to point at. Other
+/// tables need not wait: who is sent into an uplink's has no other way.
+fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool {
+    if !layout::is_policy_table(table) {
+        return true;
+    }
+    // What is there and should not be, in front of the pointer, would be the way instead.
+    let decides = |e: &&fib::Entry<RouteSpec>| {
+        let here = e.spec.family == family && e.spec.table == table;
+        here && (e.wanted && e.spec.metric == layout::METRIC_POINTER
+            || !e.wanted && e.spec.metric < layout::METRIC_POINTER)
+    };
+    routes.iter().filter(decides).all(fib::Entry::is_settled)
+}
+
+/// A leaf stays until no group can have it any more: the kernel would empty the group and drop its routes in silence.
+fn unused(all: &[fib::Entry<NexthopSpec>], nexthop: &NexthopSpec) -> bool {
+    let is_group = |e: &&fib::Entry<NexthopSpec>| matches!(e.spec.body, NexthopBody::Group(_));
+    matches!(nexthop.body, NexthopBody::Group(_)) || all.iter().filter(is_group).all(fib::Entry::is_settled)
+}
+
+/// A group waits until the kernel has all of its leaves, or will have by the time it reads the request.
+fn leaves_ready(all: &[fib::Entry<NexthopSpec>], nexthop: &NexthopSpec) -> bool {
+    match &nexthop.body {
+        NexthopBody::Leaf { .. } => true,
+        NexthopBody::Group(group) => {
+            group.members().iter().all(|m| all.iter().any(|e| e.spec.id == m.id && e.is_coming()))
+        }
+    }
+}

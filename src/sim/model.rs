@@ -1,0 +1,166 @@
+//! What the kernel should hold: a slow model written from the documentation and not from the engine. It knows the kernel's
+//! true state and no history, and its numbers are literal: what users see is promised, and here the promise is written a
+//! second time.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use super::kernel::{FakeKernel, key};
+use crate::config::{Config, LastResort, RuleTarget, UplinkConfig};
+use crate::engine::object::{
+    Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector,
+};
+use crate::types::{Family, FwMark, Prefix};
+
+/// The way out of an uplink that could be written into the kernel, carrier or not; from the kernel's true state.
+fn hop_of(kernel: &FakeKernel, uplink: &UplinkConfig, family: Family) -> Option<Hop> {
+    let link = kernel.link(uplink.device).filter(|l| l.admin_up)?;
+    if !uplink.serves(family) || (kernel.no_ipv6 && family == Family::V6) {
+        return None;
+    }
+    let mut addresses = kernel.addresses().iter().filter(|a| a.ifindex == link.ifindex && Family::of(a.addr) == family);
+    if !addresses.clone().any(|a| a.usable) {
+        return None;
+    }
+    let fixed = match family {
+        Family::V4 => uplink.gateway.map(IpAddr::V4),
+        Family::V6 => uplink.gateway6.map(IpAddr::V6),
+    };
+    let mut learned = kernel.main_defaults();
+    learned.retain(|d| d.family == family && d.hop.ifindex == link.ifindex);
+    let learned = learned.iter().min_by_key(|d| d.metric).map(|d| d.hop);
+    let hop = fixed.map_or(learned, |g| Some(Hop { gateway: Some(g), ifindex: link.ifindex, onlink: false }))?;
+    let gateway = hop.gateway?;
+    let link_local = matches!(gateway, IpAddr::V6(a) if a.is_unicast_link_local());
+    let covered = addresses.any(|a| Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(gateway)));
+    Some(Hop { onlink: hop.onlink || !(covered || link_local), ..hop })
+}
+
+/// Whether an uplink could carry a family's traffic: device, up, carrier, address, gateway.
+pub fn eligible(kernel: &FakeKernel, uplink: &UplinkConfig, family: Family) -> bool {
+    kernel.link(uplink.device).is_some_and(|l| l.is_live()) && hop_of(kernel, uplink, family).is_some()
+}
+
+/// What of ours a kernel should hold.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// Nexthops by id.
+    pub nexthops: Vec<NexthopSpec>,
+    /// Routes.
+    pub routes: Vec<RouteSpec>,
+    /// Rules.
+    pub rules: Vec<RuleSpec>,
+}
+
+/// What of ours the kernel should hold once all hold-downs and suppressions are over. The numbers are literal: what users
+/// see is promised, and this is where the promise is written a second time.
+pub fn expected(kernel: &FakeKernel, config: &Config) -> Expected {
+    let mut want = Expected::default();
+    let with_nexthops = config.globals.nexthops && !kernel.no_nexthops;
+    let everything = Selector::default();
+    for family in Family::BOTH {
+        if config.uplinks.is_empty() || (family == Family::V6 && kernel.no_ipv6) {
+            continue;
+        }
+        let leaf = |u: &UplinkConfig| if family == Family::V4 { 761_000 } else { 762_000 } + u32::from(u.id.0);
+        let mut rule = |priority, select, table, suppress| {
+            want.rules.push(RuleSpec { family, priority, select, action: RuleAction::Lookup { table, suppress } });
+        };
+        rule(1000, everything, 254, Some(1));
+        rule(1900, everything, 254, Some(0));
+        if let Some(policy) = config.default_policy {
+            rule(3900, everything, 7600 + u32::from(policy.0), None);
+        }
+        for uplink in config.uplinks.iter().filter(|u| u.serves(family)) {
+            let id = u32::from(uplink.id.0);
+            rule(1000 + id, Selector { oif: uplink.device, ..everything }, id, None);
+            let mark = FwMark { value: id << 8, mask: 0x3F00 };
+            rule(2000 + id, Selector { mark: Some(mark), ..everything }, id, None);
+            let ifindex = kernel.link(uplink.device).map(|l| l.ifindex);
+            for address in kernel.addresses().iter().filter(|a| a.usable && Some(a.ifindex) == ifindex) {
+                if Family::of(address.addr) == family {
+                    rule(1000 + id, Selector { src: Some(Prefix::host(address.addr)), ..everything }, id, None);
+                }
+            }
+            want.routes.push(RouteSpec { family, table: id, metric: u32::MAX, target: RouteTarget::Unreachable });
+            let Some(hop) = hop_of(kernel, uplink, family) else { continue };
+            want.routes.push(RouteSpec { family, table: id, metric: 10, target: RouteTarget::Via(hop) });
+            if with_nexthops && eligible(kernel, uplink, family) {
+                want.nexthops.push(NexthopSpec { id: leaf(uplink), body: NexthopBody::Leaf { family, hop } });
+            }
+        }
+        for (n, rule) in config.rules.iter().enumerate() {
+            if rule.families.get(family.index()) == Some(&true)
+                && let RuleTarget::Policy(policy) = rule.target
+            {
+                let select = Selector { src: rule.src, dst: rule.dst, iif: rule.iif, proto: rule.proto, ..everything };
+                let action = RuleAction::Lookup { table: 7600 + u32::from(policy.0), suppress: None };
+                want.rules.push(RuleSpec { family, priority: 3000 + n as u32, select, action });
+            }
+        }
+        for (n, policy) in config.policies.iter().enumerate() {
+            let table = 7600 + n as u32;
+            let members: Vec<_> =
+                policy.members.iter().filter_map(|m| config.uplinks.get(usize::from(m.uplink.0))).collect();
+            for (rank, uplink) in members.iter().enumerate() {
+                if let Some(hop) = hop_of(kernel, uplink, family) {
+                    let metric = 1000 + rank as u32;
+                    want.routes.push(RouteSpec { family, table, metric, target: RouteTarget::Via(hop) });
+                }
+            }
+            let last = match policy.last_resort {
+                LastResort::Unreachable => Some(RouteTarget::Unreachable),
+                LastResort::Blackhole => Some(RouteTarget::Blackhole),
+                LastResort::Default => None,
+            };
+            want.routes.extend(last.map(|target| RouteSpec { family, table, metric: u32::MAX, target }));
+            let Some(best) = members.iter().find(|u| eligible(kernel, u, family)) else { continue };
+            let group = if family == Family::V4 { 763_000 } else { 764_000 } + n as u32;
+            let target = if with_nexthops {
+                want.nexthops.push(NexthopSpec { id: group, body: NexthopBody::Group(Group::of(leaf(best))) });
+                RouteTarget::Nexthop(group)
+            } else {
+                // It is eligible, so it has one.
+                hop_of(kernel, best, family).map_or(RouteTarget::Unreachable, RouteTarget::Via)
+            };
+            want.routes.push(RouteSpec { family, table, metric: 10, target });
+        }
+    }
+    want.nexthops.sort();
+    want.routes.sort();
+    want.rules.sort();
+    want
+}
+
+/// Compares what the kernel holds of ours with what it should hold.
+///
+/// # Errors
+/// What is missing and what is too much, one a line.
+pub fn compare(kernel: &FakeKernel, config: &Config) -> Result<(), String> {
+    let want = expected(kernel, config);
+    let mut found = Expected {
+        nexthops: kernel.nexthops().to_vec(),
+        routes: kernel.routes().iter().filter(|r| r.own).map(|r| r.spec).collect(),
+        rules: kernel.rules().to_vec(),
+    };
+    found.nexthops.sort();
+    found.routes.sort();
+    found.rules.sort();
+    let mut text = String::new();
+    differ(&mut text, &want.nexthops, &found.nexthops);
+    differ(&mut text, &want.routes, &found.routes);
+    differ(&mut text, &want.rules, &found.rules);
+    if found.routes.windows(2).any(|pair| matches!(pair, [a, b] if key(a) == key(b))) {
+        text.push_str("\n  I3: two routes of ours with the same key");
+    }
+    if text.is_empty() { Ok(()) } else { Err(format!("the kernel holds something else than it should:{text}")) }
+}
+
+fn differ<T: PartialEq + std::fmt::Debug>(text: &mut String, want: &[T], found: &[T]) {
+    for missing in want.iter().filter(|w| !found.contains(w)) {
+        let _ = write!(text, "\n  missing  {missing:?}");
+    }
+    for extra in found.iter().filter(|f| !want.contains(f)) {
+        let _ = write!(text, "\n  too much {extra:?}");
+    }
+}
