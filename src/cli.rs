@@ -10,8 +10,10 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::limits;
 use crate::proto::config_file::{self, Dialect};
+use crate::proto::describe::Style;
 use crate::sys::daemon::{Daemon, Options, known_ids};
 use crate::sys::log::{self as logger, Sink};
+use crate::sys::monitor;
 use crate::sys::signal::Signals;
 
 const HELP: &str = "\
@@ -22,6 +24,7 @@ linkwatch: watches WAN links and keeps traffic on one that works
   linkwatch check [FILE]                                                 say what is wrong in a configuration
   linkwatch plan [-c FILE]                                               show the changes 'run' would make to the kernel
   linkwatch flush [--state FILE]                                         remove every trace from the kernel
+  linkwatch monitor [--json]                                             print what the kernel announces, as it comes
   linkwatch --version                                                    version, board, limits
   linkwatch --help
 
@@ -36,6 +39,7 @@ struct Words {
     syslog: bool,
     verbosity: u8,
     receive_buffer: Option<u32>,
+    json: bool,
     /// Options that this version takes and has no use for yet.
     without_effect: Vec<String>,
 }
@@ -57,6 +61,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         syslog: false,
         verbosity: 0,
         receive_buffer: None,
+        json: false,
         without_effect: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_args(args);
@@ -75,6 +80,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
                 "stderr" => words.syslog = false,
                 other => return Err(format!("--log {other}: want stderr or syslog").into()),
             },
+            Long("json") if words.command == "monitor" => words.json = true,
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
@@ -100,6 +106,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         "check" => check(&words),
         "plan" => plan(&words),
         "flush" => flush(&words),
+        "monitor" => monitor(&words),
         "--version" => {
             version();
             Ok(())
@@ -180,12 +187,14 @@ fn run(words: &Words) -> Result<(), String> {
     let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
     let mut reload =
         || read_config(words).map_err(|error| log::error!("{error}; the running configuration stays")).ok();
-    smol::block_on(async {
+    // One thread; what else will run beside the loop (the control socket, ubus) becomes a task of the same executor.
+    let executor = smol::LocalExecutor::new();
+    let main = async {
         daemon.check_privileges().await?;
         daemon.run(signals, &mut reload).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
-    })
-    .map_err(|error: std::io::Error| error.to_string())
+    };
+    smol::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
 }
 
 fn check(words: &Words) -> Result<(), String> {
@@ -216,4 +225,14 @@ fn flush(words: &Words) -> Result<(), String> {
         daemon.flush().await
     })
     .map_err(|error: std::io::Error| error.to_string())
+}
+
+fn monitor(words: &Words) -> Result<(), String> {
+    let style = if words.json { Style::Json } else { Style::Text };
+    let result = smol::block_on(monitor::monitor(style, &mut std::io::stdout().lock()));
+    match result {
+        // Whoever read us has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| error.to_string()),
+    }
 }

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod daemon;
 pub mod log;
+pub mod monitor;
 pub mod netlink;
 pub mod signal;
 pub mod store;

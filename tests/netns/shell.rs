@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("shell::nothing_wakes_it_when_nothing_happens", idle),
     ("shell::foreign_routes_do_not_wake_it_and_do_not_make_it_grow", foreign_routes),
     ("shell::lost_notifications_are_told_and_made_good", overrun),
+    ("shell::monitor_prints_what_happens_in_both_styles", monitor),
     ("shell::check_names_file_line_and_option", check),
     ("shell::version_names_board_and_limits", version),
 ];
@@ -93,6 +94,34 @@ fn overrun() {
     setup.wait_way(1);
     setup.lab.plug(0, true);
     setup.wait_way(0);
+}
+
+fn monitor() {
+    let lab = bed::lab::Lab::build(&["wan1"], Port::Virtual).expect("a lab");
+    for json in [false, true] {
+        let mut command = lab.router.command(program());
+        command.arg("monitor").args(json.then_some("--json")).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("the program runs");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            std::io::BufReader::new(stdout).lines().map_while(Result::ok).for_each(|l| drop(sender.send(l)));
+        });
+        let words: &[&str] = match json {
+            false => &["link new", "name=wan1", "carrier=off"],
+            true => &["\"event\":\"link\"", "\"name\":\"wan1\"", "\"carrier\":false", "\"time\":"],
+        };
+        // Until it listens, nothing is heard: unplug until it is.
+        let heard = bed::until(PATIENCE, || {
+            lab.plug(0, false);
+            lab.plug(0, true);
+            lines.try_iter().any(|l| words.iter().all(|w| l.contains(w)))
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(heard.is_some(), "json: {json}");
+    }
 }
 
 fn check() {
