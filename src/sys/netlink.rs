@@ -4,16 +4,16 @@
 //! checked before a byte of it is read, because multicast can be forged by root. Sources: netlink(7), `linux/netlink.h`.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+
+use neli::consts::socket::{Msg, NlFamily};
+use neli::socket::NlSocket;
+use neli::utils::Groups;
 
 use crate::proto::rtnl::Instruction;
 
-/// `NETLINK_EXT_ACK`
-const EXT_ACK: libc::c_int = 11;
 /// `NETLINK_CAP_ACK`
 const CAP_ACK: libc::c_int = 10;
-/// `NETLINK_GET_STRICT_CHK`
-const STRICT_CHK: libc::c_int = 12;
 /// `SOL_NETLINK`
 const SOL_NETLINK: libc::c_int = 270;
 
@@ -23,9 +23,8 @@ pub const GROUP_LINK: u32 = 1;
 pub const GROUPS_STATE: [u32; 7] = [5, 7, 8, 9, 11, 19, 32];
 
 /// A non-blocking rtnetlink socket.
-#[derive(Debug)]
 pub struct Socket {
-    fd: OwnedFd,
+    inner: NlSocket,
     port: u32,
 }
 
@@ -48,58 +47,32 @@ impl Socket {
     /// # Errors
     /// What the kernel refused.
     pub fn open(groups: &[u32], receive_buffer: Option<u32>) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: socket() takes no pointers; a descriptor that is not negative is new and ours alone.
-        let fd = unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        let mut socket = Self { fd, port: 0 };
+        let inner = NlSocket::new(NlFamily::Route)?;
+        inner.nonblock()?;
         if let Some(bytes) = receive_buffer {
-            socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+            inner.set_recv_buffer_size(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         }
         // Old kernels lack one or the other; then dumps come unfiltered and refusals without words.
-        for option in [EXT_ACK, CAP_ACK, STRICT_CHK] {
-            if let Err(error) = socket.set(SOL_NETLINK, option, 1) {
-                log::debug!("netlink option {option}: {error}");
-            }
+        let options = [inner.enable_ext_ack(true), inner.enable_strict_checking(true), set(&inner, CAP_ACK)];
+        for error in options.into_iter().filter_map(Result::err) {
+            log::debug!("netlink option: {error}");
         }
-        socket.bind()?;
+        inner.bind(None, Groups::empty())?;
         for group in groups {
             // A kernel without IPv6 or nexthops has no such group: nothing to hear there.
-            if let Err(error) = socket.set(SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, *group) {
+            if let Err(error) = inner.add_mcast_membership(Groups::new_groups(&[*group])) {
                 log::debug!("netlink group {group}: {error}");
             }
         }
-        Ok(socket)
-    }
-
-    fn bind(&mut self) -> io::Result<()> {
-        let mut addr = kernel();
-        let mut len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-        let fd = self.fd.as_raw_fd();
-        // SAFETY: addr and len live until the calls return and describe each other; fd is ours.
-        let failed = unsafe {
-            libc::bind(fd, (&raw const addr).cast(), len) < 0
-                || libc::connect(fd, (&raw const addr).cast(), len) < 0
-                || libc::getsockname(fd, (&raw mut addr).cast(), &raw mut len) < 0
-        };
+        let addr = kernel();
+        let len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: addr lives until the call returns and len is its size; the descriptor is ours.
+        let failed = unsafe { libc::connect(inner.as_raw_fd(), (&raw const addr).cast(), len) < 0 };
         if failed {
             return Err(io::Error::last_os_error());
         }
-        self.port = addr.nl_pid;
-        Ok(())
-    }
-
-    fn set(&self, level: libc::c_int, option: libc::c_int, value: u32) -> io::Result<()> {
-        // SAFETY: value lives until the call returns and its size is passed with it; the descriptor is ours.
-        let failed = unsafe {
-            libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<u32>() as _) < 0
-        };
-        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let port = inner.pid()?;
+        Ok(Self { inner, port })
     }
 
     /// Lets the kernel drop what does not pass `program` before it wakes us.
@@ -114,7 +87,7 @@ impl Socket {
         let failed = unsafe {
             let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
             let value = (&raw const program).cast();
-            libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, value, len) < 0
+            libc::setsockopt(self.inner.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, value, len) < 0
         };
         if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -129,9 +102,7 @@ impl Socket {
     /// # Errors
     /// The request was not taken.
     pub fn send(&self, request: &[u8]) -> io::Result<()> {
-        // SAFETY: request lives until the call returns and its length is passed with it; the descriptor is ours.
-        let sent = unsafe { libc::send(self.fd.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        self.inner.send(request, Msg::empty()).map(drop)
     }
 
     /// Reads one datagram.
@@ -149,7 +120,7 @@ impl Socket {
             message.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
             message.msg_iov = &raw mut part;
             message.msg_iovlen = 1;
-            (libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, 0), message)
+            (libc::recvmsg(self.inner.as_raw_fd(), &raw mut message, 0), message)
         };
         if read < 0 {
             let error = io::Error::last_os_error();
@@ -172,7 +143,8 @@ impl Socket {
 
 impl std::os::fd::AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
+        // SAFETY: the descriptor is open as long as self, and so is what is borrowed.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.inner.as_raw_fd()) }
     }
 }
 
@@ -181,4 +153,14 @@ fn kernel() -> libc::sockaddr_nl {
     let mut addr: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     addr.nl_family = libc::AF_NETLINK as libc::sa_family_t;
     addr
+}
+
+fn set(socket: &NlSocket, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value lives until the call returns and its size is passed with it; the descriptor is ours.
+    let failed = unsafe {
+        let len = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), SOL_NETLINK, option, (&raw const on).cast(), len) < 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
