@@ -2,9 +2,13 @@
 //!
 //! [`crate::proto::uci`] makes one from a file; the engine reads it. Every table has the board's capacity.
 
+pub mod probe;
+
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use heapless::Vec;
+
+pub use probe::ProbeConfig;
 
 use crate::limits;
 use crate::time::Duration;
@@ -63,6 +67,8 @@ pub struct UplinkConfig {
     pub hold_down: Duration,
     /// Flap damping; `None` switches it off.
     pub damping: Option<DampingConfig>,
+    /// How it is probed.
+    pub probe: ProbeConfig,
 }
 
 impl UplinkConfig {

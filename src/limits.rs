@@ -22,6 +22,10 @@ pub const POLICY_RULES: usize = board::POLICY_RULES;
 pub const ADDRESSES: usize = board::ADDRESSES;
 /// Default routes of main that are remembered per uplink, both families together: the worst metric goes first.
 pub const GATEWAYS: usize = board::GATEWAYS;
+/// Probe targets per uplink, both families together. One more is an error of the configuration.
+pub const TARGETS: usize = board::TARGETS;
+/// Probes remembered per target: the oldest is forgotten.
+pub const PROBE_SLOTS: usize = board::PROBE_SLOTS;
 /// Notices waiting to be told. One more is dropped and counted.
 pub const NOTICES: usize = board::NOTICES;
 /// Requests sent and not yet answered. The next one waits.
@@ -47,6 +51,8 @@ pub const RULES: usize = 2 * (3 + 2 * UPLINKS + POLICY_RULES) + UPLINKS * ADDRES
 const _: () = assert!(UPLINKS >= 1 && UPLINKS <= 60, "marks have room for 60 uplinks");
 const _: () = assert!(POLICIES >= 1 && POLICIES <= 250, "policy tables have room for 250");
 const _: () = assert!(POLICY_RULES <= 899, "rule priorities 3000 to 3899 have room for 899");
+const _: () =
+    assert!(PROBE_SLOTS >= 32 && PROBE_SLOTS <= 255, "the longest row of lost probes must fit, and a place be a byte");
 const _: () = assert!(IN_FLIGHT >= 4, "a switch takes four requests");
 // The longest message that must be read whole is a link with all its attributes: about 2 KiB, doubled for VFs.
 const _: () = assert!(NETLINK_RX >= 4096, "a link does not fit into the receive buffer");

@@ -180,6 +180,10 @@ pub struct PortRange {
     pub last: u16,
 }
 
+/// Thousandths: a share of 0 to 1000.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Permille(pub u16);
+
 /// The stable number of an uplink: its routing table and its mark; 1 upwards, kept with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UplinkId(pub u8);

@@ -2,9 +2,10 @@
 
 use core::net::IpAddr;
 
+use super::event::ProbeId;
 use super::notice::Notice;
-use super::object::{NexthopSpec, RouteSpec, RuleSpec};
-use crate::types::{Family, FwMark, IfIndex, IfName};
+use super::object::{Hop, NexthopSpec, RouteSpec, RuleSpec};
+use crate::types::{Family, FwMark, IfIndex, IfName, UplinkSlot};
 
 /// The number of a request: its netlink sequence number. Wraps; compared by equality only; never 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +20,9 @@ pub enum Action {
     Route { token: Token, op: Op, route: RouteSpec },
     /// Change a rule ([`Op::Add`] or [`Op::Delete`]); answered by [`super::Event::Acked`].
     Rule { token: Token, op: Op, rule: RuleSpec },
-    /// Ask how a link is now (`RTM_GETLINK` by ifindex); answered by [`super::Event::Link`] or [`super::Event::LinkGone`].
-    AskLink { token: Token, ifindex: IfIndex },
+    /// Ask how a link is now (`RTM_GETLINK` by ifindex); answered by [`super::Event::Link`] or [`super::Event::LinkGone`],
+    /// and by [`super::Event::Traffic`] if `traffic` is wanted.
+    AskLink { token: Token, ifindex: IfIndex, traffic: bool },
     /// Ask where a packet would go (`RTM_GETROUTE`); answered by [`super::Event::RouteAnswer`].
     AskRoute { token: Token, question: RouteQuestion },
     /// Make the kernel resolve a neighbour now (`RTM_NEWNEIGH` with `NTF_USE`); unanswered.
@@ -33,10 +35,36 @@ pub enum Action {
     /// Set `ignore_routes_with_linkdown` on a device; the shell keeps the old value for `flush`.
     /// Answered by [`super::Event::SysctlWritten`].
     IgnoreLinkdown { device: IfName, family: Family },
+    /// Send a probe; answered by [`super::Event::Probe`], or not at all.
+    Probe(ProbeRequest),
+    /// Resolve a target's name through its uplink; answered by [`super::Event::Resolved`], or not at all.
+    Resolve { uplink: UplinkSlot, track: u8, path: ProbePath },
     /// Tell the world.
     Announce(Notice),
     /// Write [`super::Engine::snapshot`] to the state file.
     Save,
+}
+
+/// A probe to be sent. How (method, size, port, names) is in the configuration of its uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// Which one.
+    pub id: ProbeId,
+    /// Who is asked.
+    pub target: IpAddr,
+    /// How it leaves.
+    pub path: ProbePath,
+}
+
+/// How a probe leaves: nothing of it is left to the routing tables but the way beyond the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePath {
+    /// The uplink's own address.
+    pub source: IpAddr,
+    /// The device and the gateway.
+    pub hop: Hop,
+    /// The uplink's mark.
+    pub mark: FwMark,
 }
 
 /// What to do with an object.

@@ -6,7 +6,8 @@ use core::net::IpAddr;
 
 use super::action::{Dump, Token};
 use super::object::{Hop, NexthopSpec, RouteSpec, RuleSpec};
-use crate::types::{Errno, Family, IfIndex, IfName};
+use crate::time::Instant;
+use crate::types::{Errno, Family, IfIndex, IfName, UplinkSlot};
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,8 +47,55 @@ pub enum Event {
     DumpBegan(Dump),
     /// A dump is over.
     DumpEnded { dump: Dump, outcome: DumpOutcome },
+    /// A probe was answered, refused, or could not be sent (answer to [`super::Action::Probe`]). `at` is when that was, not
+    /// when it was read: answers wait in the socket until the next look.
+    Probe { id: ProbeId, outcome: ProbeOutcome, at: Instant },
+    /// A name was resolved, or was not (answer to [`super::Action::Resolve`]).
+    Resolved { uplink: UplinkSlot, track: u8, addr: Option<IpAddr> },
+    /// How many packets a link has carried (comes with the answer to [`super::Action::AskLink`] if wanted);
+    /// both wrap.
+    Traffic { ifindex: IfIndex, received: u32, sent: u32 },
     /// A sysctl was written (answer to [`super::Action::IgnoreLinkdown`]).
     SysctlWritten { device: IfName, family: Family, errno: Errno },
+}
+
+/// Which probe: a place in the tables, and its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeId {
+    /// The uplink.
+    pub uplink: UplinkSlot,
+    /// The place of the target in [`crate::config::ProbeConfig::targets`].
+    pub track: u8,
+    /// Counts on with each probe of the target and wraps; compared by equality only.
+    pub seq: u16,
+    /// Which life of the target: another address, device or configuration is another life.
+    pub life: u16,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// A valid answer from the target.
+    Answered,
+    /// Somebody said no.
+    Refused(Refusal),
+    /// It could not be sent.
+    NotSent(Errno),
+}
+
+/// How somebody said no. None of these is evidence that the uplink works: they can be forged more easily than an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// An ICMP error quotes the probe (RFC 792, RFC 4443): destination unreachable.
+    Unreachable,
+    /// An ICMP error quotes the probe: time exceeded.
+    Expired,
+    /// The connection was reset or refused.
+    Closed,
+    /// The DNS server refuses, or answers nonsense.
+    BadAnswer,
+    /// The HTTP status is another one: a portal (redirect), or an error.
+    BadStatus(u16),
 }
 
 /// The engine's view of a kernel link (`struct ifinfomsg`, `IFLA_*`).

@@ -157,7 +157,7 @@ impl Engine {
                     twin.watch.asked_at = Some(now);
                 }
                 self.counters.asks = self.counters.asks.saturating_add(1);
-                return Some(Action::AskLink { token, ifindex });
+                return Some(Action::AskLink { token, ifindex, traffic: false });
             }
         }
         self.last_ask = now;

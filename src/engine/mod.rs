@@ -244,6 +244,7 @@ impl Engine {
             Event::Overrun(feed) => self.overrun(feed, now),
             Event::DumpBegan(dump) => self.dump_began(dump),
             Event::DumpEnded { dump, outcome } => self.dump_ended(dump, outcome, now),
+            Event::Probe { .. } | Event::Resolved { .. } | Event::Traffic { .. } => false,
             Event::SysctlWritten { device, family, errno } => {
                 if errno != Errno::OK {
                     self.notices.push(Notice::SysctlFailed { device, family, errno });

@@ -38,6 +38,7 @@ fn uplink(device: &str, id: u8, gateway: [u8; 4]) -> UplinkConfig {
         metric: u32::from(id) * 10,
         hold_down: Duration::from_secs(5),
         damping: None,
+        probe: Default::default(),
     }
 }
 

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::uci::Diagnostic;
 use super::uci::{Section, Value, sections};
-use crate::config::{Config, DampingConfig, LastResort, Member, PolicyConfig, RuleConfig, RuleTarget, UplinkConfig};
+use crate::config::{
+    Config, DampingConfig, LastResort, Member, PolicyConfig, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig,
+};
 use crate::limits;
 use crate::time::Duration;
 use crate::types::{IfName, Name, PolicySlot, PortRange, Prefix, UplinkId, UplinkSlot};
@@ -275,6 +277,7 @@ impl Reader {
             metric: u32::try_from(position).unwrap_or(u32::MAX).saturating_add(1).saturating_mul(10),
             hold_down: Duration::from_secs(5),
             damping: None,
+            probe: ProbeConfig::default(),
         };
         let mut tuning = DampingConfig::default();
         for value in &section.options {

@@ -342,6 +342,8 @@ impl World {
                     self.check_make_before_break(family, before, action);
                 }
             }
+            // Nobody answers probes yet in this world.
+            Action::Probe(_) | Action::Resolve { .. } => {}
             Action::AskLink { .. }
             | Action::AskRoute { .. }
             | Action::UseNeighbour { .. }

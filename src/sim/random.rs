@@ -542,6 +542,7 @@ fn random_config(chance: &mut Chance) -> Config {
             metric: 10 * chance.below(5) as u32 + n as u32,
             hold_down: Duration::from_millis([0, 500, 2000, 5000][chance.below(4) as usize]),
             damping: chance.one_in(2).then(DampingConfig::default),
+            probe: Default::default(),
         };
         if chance.one_in(2) {
             uplink.gateway = Some(Ipv4Addr::new(198, 18, id.0, 1));

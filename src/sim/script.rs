@@ -363,6 +363,7 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
         metric: count as u32 + 1,
         hold_down: Duration::from_secs(5),
         damping: None,
+        probe: Default::default(),
     };
     while let Some(word) = words.next() {
         match word {

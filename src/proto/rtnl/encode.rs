@@ -20,10 +20,12 @@ pub fn encode(action: &Action, dump_seq: u32, buf: &mut [u8]) -> Result<usize, F
         Action::Nexthop { token, op, nexthop } => encode_nexthop(*op, nexthop, token.0, buf),
         Action::Route { token, op, route } => encode_route(*op, route, token.0, buf),
         Action::Rule { token, op, rule } => encode_rule(*op, rule, token.0, buf),
-        Action::AskLink { token, ifindex } => {
+        Action::AskLink { token, ifindex, traffic } => {
             let mut writer = Writer::new(buf, n::GETLINK, 0, token.0);
             put_ifinfomsg(&mut writer, *ifindex);
-            writer.attribute_u32(n::IFLA_EXT_MASK, n::SKIP_STATS);
+            if !traffic {
+                writer.attribute_u32(n::IFLA_EXT_MASK, n::SKIP_STATS);
+            }
             writer.finish()
         }
         Action::AskRoute { token, question } => encode_question(question, token.0, buf),
@@ -38,7 +40,12 @@ pub fn encode(action: &Action, dump_seq: u32, buf: &mut [u8]) -> Result<usize, F
             writer.finish()
         }
         Action::Dump(dump) => encode_dump(*dump, dump_seq, buf),
-        Action::ReopenRequests | Action::IgnoreLinkdown { .. } | Action::Announce(_) | Action::Save => Ok(0),
+        Action::ReopenRequests
+        | Action::IgnoreLinkdown { .. }
+        | Action::Probe(_)
+        | Action::Resolve { .. }
+        | Action::Announce(_)
+        | Action::Save => Ok(0),
     }
 }
 

@@ -51,7 +51,12 @@ impl FakeKernel {
                 };
                 self.say(Channel::Local, Event::SysctlWritten { device, family, errno });
             }
-            Action::UseNeighbour { .. } | Action::ReopenRequests | Action::Announce(_) | Action::Save => {}
+            Action::UseNeighbour { .. }
+            | Action::Probe(_)
+            | Action::Resolve { .. }
+            | Action::ReopenRequests
+            | Action::Announce(_)
+            | Action::Save => {}
         }
     }
 
