@@ -110,6 +110,8 @@ pub struct PolicyConfig {
     pub name: Name,
     /// Its members, lowest metric first, file order among equals; at most [`limits::MEMBERS`].
     pub members: Vec<Member, { limits::MEMBERS }>,
+    /// Whether a degraded member is as good as any: it is passed over for a better one otherwise.
+    pub use_degraded: bool,
     /// What happens to its traffic when no member can take it.
     pub last_resort: LastResort,
 }

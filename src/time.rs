@@ -16,6 +16,9 @@ impl Instant {
     /// The start of time.
     pub const ZERO: Self = Self { micros: 0 };
 
+    /// The end of time.
+    pub const END: Self = Self { micros: u64::MAX };
+
     /// From microseconds since the start.
     pub const fn from_micros(micros: u64) -> Self {
         Self { micros }

@@ -48,6 +48,24 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    upstream_dies_silently
+    fast_probes
+    one_target_of_three_is_filtered
+    a_target_that_fails_everywhere_is_sick
+    all_uplinks_dark_moves_nobody
+    reliability_of_two
+    families_fail_by_themselves
+    a_lossy_uplink_is_degraded
+    a_slow_uplink_is_degraded
+    a_policy_may_use_degraded_uplinks
+    a_metered_standby_is_asked_sparingly
+    a_metered_standby_that_died_is_found
+    traffic_holds_probes_back
+    without_an_answer_it_is_not_used
+    names_are_resolved_through_the_uplink
+    a_new_address_restarts_the_probe
+    intervals_of_failure_and_recovery
+    a_frozen_daemon_blames_nobody
     a_rival_deletes_routes
     a_rival_deletes_rules
     a_rival_in_a_loop

@@ -40,6 +40,16 @@ pub enum Host {
     Name(Word),
 }
 
+impl core::fmt::Display for Host {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Gateway => f.write_str("gateway"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 /// A target in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {

@@ -7,8 +7,9 @@ use super::fib;
 use super::layout;
 use super::notice::Notice;
 use super::object::{NexthopBody, RouteSpec, RouteTarget};
+use super::probe::Reach;
 use super::switch::Way;
-use super::uplink::{self, Reason, State, Uplink};
+use super::uplink::{self, Health, Reason, State, Uplink};
 use super::{Engine, SAVE_AFTER};
 use crate::limits;
 use crate::time::Instant;
@@ -49,6 +50,7 @@ impl Engine {
 
     /// Reads all conditions anew, chooses for each policy, and says what is wanted.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.judge_probes(now);
         for at in 0..self.uplinks.len() {
             let v4 = self.review_leg(at, Family::V4, None, now);
             let v6 = self.review_leg(at, Family::V6, None, now);
@@ -73,14 +75,31 @@ impl Engine {
         trusted: Option<bool>,
         now: Instant,
     ) -> Option<State> {
+        let no_route = self.lacks_route(at, family);
         let (config, uplink) = (self.config.uplinks.get(at)?, self.uplinks.get_mut(at)?);
         if !config.serves(family) {
             return None;
         }
         let missing = self.missing_families.get(family.index()).is_some_and(|missing| *missing);
         let usable = if missing { Err(Reason::NoAddress) } else { uplink.usable(config, family) };
-        let suppressed = config.damping.is_some_and(|d| uplink.damping.review(&d, now));
-        uplink.legs.get_mut(family.index())?.review(usable, suppressed, config.hold_down, trusted, now)
+        let (probe, probing) = (&config.probe, &uplink.probing);
+        let reach = probing.reach.get(family.index()).copied().unwrap_or_default();
+        let usable = match (usable, reach) {
+            (Ok(_), _) if no_route && probe.tracks(family) => Err(Reason::NoRoute),
+            (Ok(_), Reach::Bad) => Err(probing.reason(probe, family)),
+            (usable, _) => usable,
+        };
+        let health = Health {
+            missing: usable.err(),
+            suppressed: false,
+            proven: !probe.tracks(family) || reach == Reach::Good || probe.initial_online,
+            poor: probing.poor(probe, family),
+        };
+        let leg = uplink.legs.get_mut(family.index())?;
+        // Both, not either: each forgets its suppression only when it is looked at.
+        let flapping = config.damping.map(|d| [uplink.damping.review(&d, now), leg.damping.review(&d, now)]);
+        let suppressed = flapping.is_some_and(|f| f.contains(&true));
+        leg.review(Health { suppressed, ..health }, config.hold_down, trusted, now)
     }
 
     /// One notice when both families did the same, else one each.

@@ -104,6 +104,11 @@ impl<T: Object> Entry<T> {
         self.flight.is_none() && if self.wanted { self.have == Have::Same } else { self.have == Have::Missing }
     }
 
+    /// Whether the kernel has refused it more than once: the first refusal may be a race.
+    pub fn is_refused(&self) -> bool {
+        self.refusals >= 2
+    }
+
     fn op(&self) -> Option<Op> {
         match (self.wanted, self.have) {
             (true, Have::Same) | (false, Have::Missing) => None,

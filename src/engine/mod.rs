@@ -18,6 +18,9 @@ pub mod layout;
 pub mod link;
 pub mod notice;
 pub mod object;
+mod pace;
+pub mod probe;
+mod reach;
 mod requests;
 pub mod snapshot;
 mod status;
@@ -78,6 +81,12 @@ pub struct Engine {
     save_at: Option<Instant>,
     overruns: u32,
     overrun_told: Option<Instant>,
+    /// When the next probe is due; `None`: to be found out.
+    probe_at: Option<Instant>,
+    /// Targets whose failure waits for somebody's word.
+    doubts: u8,
+    /// The last time that was told.
+    now: Instant,
     counters: Counters,
 }
 
@@ -100,6 +109,10 @@ pub struct Counters {
     pub full: u32,
     /// Notices forgotten before they were told.
     pub notices_dropped: u32,
+    /// Probes sent, names asked for among them.
+    pub probes_sent: u32,
+    /// Probes answered, late answers among them.
+    pub probes_answered: u32,
 }
 
 impl Engine {
@@ -125,6 +138,9 @@ impl Engine {
             save_at: None,
             overruns: 0,
             overrun_told: None,
+            probe_at: None,
+            doubts: 0,
+            now,
             counters: Counters::default(),
         };
         engine.reconfigure(config, now);
@@ -142,8 +158,11 @@ impl Engine {
                 let fresh = old_config.uplinks.get(at).map(|c| Uplink::new(c, now))?;
                 old_uplinks.get_mut(at).map(|u| core::mem::replace(u, fresh))
             });
+            let mut kept = kept.unwrap_or_else(|| Uplink::new(uplink, now));
+            let old_probe = old_config.uplinks.iter().find(|c| same(c)).map_or(&uplink.probe, |c| &c.probe);
+            kept.probing.reconfigure(old_probe, &uplink.probe, now);
             // Cannot fail: the configuration has the same capacity.
-            let _ = self.uplinks.push(kept.unwrap_or_else(|| Uplink::new(uplink, now)));
+            let _ = self.uplinks.push(kept);
         }
         let slot_of = |slot: UplinkSlot| {
             let name = &old_config.uplinks.get(usize::from(slot.0))?.name;
@@ -161,6 +180,7 @@ impl Engine {
             // Cannot fail: the configuration has the same capacity.
             let _ = self.ways.push(ways);
         }
+        self.probe_at = None;
         self.sync.mark(&Dump::ALL);
         if self.sync.synced {
             self.event_at = now;
@@ -172,6 +192,7 @@ impl Engine {
     pub fn handle_event(&mut self, event: Event, now: Instant) {
         self.counters.events = self.counters.events.saturating_add(1);
         self.event_at = now;
+        self.now = now;
         let changed = match event {
             Event::Link { link, source } => self.link(&link, source, now),
             Event::LinkGone(ifindex) => self.link_gone(ifindex, now),
@@ -244,7 +265,9 @@ impl Engine {
             Event::Overrun(feed) => self.overrun(feed, now),
             Event::DumpBegan(dump) => self.dump_began(dump),
             Event::DumpEnded { dump, outcome } => self.dump_ended(dump, outcome, now),
-            Event::Probe { .. } | Event::Resolved { .. } | Event::Traffic { .. } => false,
+            Event::Probe { id, outcome, at } => self.probed(id, outcome, at, now),
+            Event::Resolved { uplink, track, addr } => self.resolved(uplink, track, addr, now),
+            Event::Traffic { ifindex, received, sent } => self.traffic(ifindex, received, sent, now),
             Event::SysctlWritten { device, family, errno } => {
                 if errno != Errno::OK {
                     self.notices.push(Notice::SysctlFailed { device, family, errno });
@@ -267,6 +290,7 @@ impl Engine {
     /// there comes before any verdict of a clock.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.event_at = now;
+        self.now = now;
         let oldest = [self.nexthops.oldest_flight(), self.routes.oldest_flight(), self.rules.oldest_flight()];
         let lost = oldest.into_iter().flatten().any(|since| now.since(since) >= REQUEST_TIMEOUT);
         if lost || self.sync.is_overdue(now) {
@@ -309,6 +333,12 @@ impl Engine {
         if let Some(dump) = self.sync.poll(now) {
             return Some(Action::Dump(dump));
         }
+        if self.sync.synced {
+            self.hurry_probes(now);
+            if let Some(action) = self.poll_probe(now) {
+                return Some(action);
+            }
+        }
         if let Some(action) = self.poll_sysctl() {
             return Some(action);
         }
@@ -336,9 +366,15 @@ impl Engine {
             retries.into_iter().for_each(&mut sooner);
             for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {
                 uplink.legs.iter().for_each(|leg| sooner(leg.next(config.hold_down)));
-                sooner(config.damping.and_then(|d| uplink.damping.release_at(&d)));
+                if let Some(d) = config.damping {
+                    sooner(uplink.damping.release_at(&d));
+                    uplink.legs.iter().for_each(|leg| sooner(leg.damping.release_at(&d)));
+                }
             }
             self.ways.iter().flatten().for_each(|way| sooner(way.overdue_at()));
+            sooner(self.probe_at.filter(|at| *at != Instant::END));
+            sooner(self.next_judgement(self.now));
+            sooner(self.next_hurry(self.now));
         }
         next
     }

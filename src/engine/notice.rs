@@ -30,6 +30,8 @@ pub enum Notice {
     Refused { object: Object, errno: Errno, retry: Duration },
     /// Somebody keeps undoing a change of ours; `by` is its netlink port.
     Contended { object: Object, by: u32, retry: Duration },
+    /// A probe target fails by every uplink that asks it (`sick`), or answers again: the uplinks are not to blame.
+    TargetSick { uplink: UplinkSlot, track: u8, sick: bool },
     /// Something that is not ours holds the place of an object of ours.
     Occupied { object: Object },
     /// Notifications were lost and the state is being read again; `total` counts since the start.

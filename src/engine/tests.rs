@@ -49,7 +49,7 @@ fn two_wans() -> Config {
     }
     let member = |slot| Member { uplink: UplinkSlot(slot), metric: 1, weight: 1 };
     let members = [member(0), member(1)].into_iter().collect();
-    let policy = PolicyConfig { name: name("default"), members, last_resort: LastResort::Default };
+    let policy = PolicyConfig { name: name("default"), members, use_degraded: false, last_resort: LastResort::Default };
     config.policies.push(policy).expect("one policy fits");
     config.default_policy = Some(PolicySlot(0));
     config

@@ -15,6 +15,7 @@ use super::damping::Damping;
 use super::event::{AddressInfo, MainDefault};
 use super::link::Watch;
 use super::object::Hop;
+use super::probe::Probing;
 use crate::config::UplinkConfig;
 use crate::limits;
 use crate::time::{Duration, Instant};
@@ -36,12 +37,14 @@ pub enum State {
     Damped,
     /// It must stay good for a while first; used only if nothing better is there.
     HoldDown,
+    /// It answers, but loses too much or takes too long; policies say what that means to them.
+    Degraded,
     /// It carries traffic if a policy wants it.
     Up,
 }
 
 impl State {
-    /// Whether traffic could leave by it: the three last ones.
+    /// Whether traffic could leave by it: the four last ones.
     pub fn is_usable(self) -> bool {
         self >= Self::Damped
     }
@@ -69,6 +72,22 @@ pub enum Reason {
     AtStart,
     /// Too many flaps.
     Flapping,
+    /// The kernel refuses its default route.
+    NoRoute,
+    /// Too few probe targets answer.
+    NoAnswer,
+    /// Probe targets refuse.
+    Refused,
+    /// Probes cannot be sent.
+    CannotSend,
+    /// The names of its probe targets are not resolved.
+    NoName,
+    /// Too many probes are lost.
+    Lossy,
+    /// Probes take too long.
+    Slow,
+    /// Loss and latency are below their limits again.
+    Recovered,
 }
 
 /// One family of an uplink.
@@ -80,12 +99,31 @@ pub struct Leg {
     pub reason: Reason,
     /// Since when.
     pub since: Instant,
+    /// Its falls by probes: one family that comes and goes is kept out without the other.
+    pub damping: Damping,
     /// Since when everything has been there.
     usable_since: Option<Instant>,
+    /// Since when loss and latency have been below their limits; `None` while they are not.
+    clean_since: Option<Instant>,
+    /// The hold-down is over, but no target has answered yet.
+    unproven: bool,
     /// When the gateway is to be resolved.
     pub(super) resolve_at: Option<Instant>,
     /// The family had a global address since the link came up.
     had_global: bool,
+}
+
+/// What a family of an uplink is to be judged by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Health {
+    /// The first thing that is missing.
+    pub missing: Option<Reason>,
+    /// It flapped too much.
+    pub suppressed: bool,
+    /// It may be used without waiting for an answer, or one came.
+    pub proven: bool,
+    /// It loses too much, or takes too long.
+    pub poor: Option<Reason>,
 }
 
 /// One WAN.
@@ -95,6 +133,8 @@ pub struct Uplink {
     pub watch: Watch,
     /// Its families, by [`Family::index`].
     pub legs: [Leg; 2],
+    /// Its probes.
+    pub probing: Probing,
     /// Its flaps.
     pub damping: Damping,
     /// Carrier losses since the start, hidden ones included.
@@ -128,6 +168,7 @@ impl Uplink {
         Self {
             watch: Watch::new(config.device),
             legs: [leg; 2],
+            probing: Probing::new(&config.probe),
             damping: Damping::default(),
             flaps: 0,
             linkdown: [Setting::default(); 2],
@@ -214,6 +255,18 @@ impl Uplink {
         self.addresses.iter().map(|a| a.fact).filter(|a| a.usable && is_global(a.addr)).map(|a| a.addr)
     }
 
+    /// The address that probes of a family leave from: one in the gateway's network if there is one, else any that is
+    /// valid beyond the link, else (IPv6 on PPP with a delegated prefix) one of the link.
+    pub fn source(&self, family: Family, hop: Hop) -> Option<IpAddr> {
+        let usable = || self.addresses.iter().map(|a| a.fact).filter(|a| a.usable && Family::of(a.addr) == family);
+        let near = |a: &AddressInfo| {
+            let net = Prefix::new(a.addr, a.prefix_len);
+            is_global(a.addr) && hop.gateway.is_some_and(|g| net.is_some_and(|n| n.contains(g)))
+        };
+        let found = usable().find(near).or_else(|| usable().find(|a| is_global(a.addr)));
+        found.or_else(|| usable().next().filter(|_| family == Family::V6)).map(|a| a.addr)
+    }
+
     /// The way out that can be written into the kernel now, carrier or not; or what is missing.
     ///
     /// # Errors
@@ -274,25 +327,27 @@ impl Uplink {
 
 impl Leg {
     /// Moves to the state that the facts call for; returns the state before, if it was another.
-    pub fn review(
+    pub(super) fn review(
         &mut self,
-        usable: Result<Hop, Reason>,
-        suppressed: bool,
+        health: Health,
         hold_down: Duration,
         trusted: Option<bool>,
         now: Instant,
     ) -> Option<State> {
-        match usable {
-            Err(_) => self.usable_since = None,
-            Ok(_) if self.usable_since.is_none() => {
+        match health.missing {
+            Some(_) => self.usable_since = None,
+            None if self.usable_since.is_none() => {
                 self.usable_since = Some(now);
                 // At once, and again when the hold-down ends.
                 self.resolve_at = Some(now);
             }
-            Ok(_) => {}
+            None => {}
         }
+        self.clean_since = if health.poor.is_some() { None } else { self.clean_since.or(Some(now)) };
         let held = self.hold_until(hold_down).is_some_and(|until| until <= now);
-        let (state, reason) = self.next_state(usable.err(), suppressed, held, trusted);
+        let clean = self.clean_since.is_some_and(|since| since.after(hold_down) <= now);
+        let (state, reason) = self.next_state(health, held, clean, trusted);
+        self.unproven = held && state == State::HoldDown;
         let before = self.state;
         // Why it is down may change while it is; why it is up is why it came up.
         if state != before || !state.is_usable() {
@@ -306,23 +361,22 @@ impl Leg {
         Some(before)
     }
 
-    /// The table of transitions. `trusted` is said once, at the first look after a start: whether the kernel already
-    /// used this uplink, or nothing was used at all.
-    fn next_state(
-        &self,
-        missing: Option<Reason>,
-        suppressed: bool,
-        held: bool,
-        trusted: Option<bool>,
-    ) -> (State, Reason) {
-        match (missing, suppressed, self.state) {
-            (Some(Reason::NoDevice), _, _) => (State::Absent, Reason::NoDevice),
-            (Some(reason), _, _) => (State::Down, reason),
-            (None, true, _) => (State::Damped, Reason::Flapping),
-            (None, false, State::Up) => (State::Up, self.reason),
-            (None, false, _) if trusted == Some(true) => (State::Up, Reason::AtStart),
-            (None, false, _) if held => (State::Up, Reason::HeldDown),
-            (None, false, _) => (State::HoldDown, Reason::Usable),
+    /// The table of transitions. `held`: the hold-down is over; `clean`: it was neither lossy nor slow for as long.
+    /// `trusted` is said once, at the first look after a start: whether the kernel already used this uplink, or nothing
+    /// was used at all.
+    fn next_state(&self, health: Health, held: bool, clean: bool, trusted: Option<bool>) -> (State, Reason) {
+        let Health { missing, suppressed, proven, poor } = health;
+        match (missing, suppressed, self.state, poor) {
+            (Some(Reason::NoDevice), ..) => (State::Absent, Reason::NoDevice),
+            (Some(reason), ..) => (State::Down, reason),
+            (None, true, ..) => (State::Damped, Reason::Flapping),
+            (None, false, State::Up | State::Degraded, Some(poor)) => (State::Degraded, poor),
+            (None, false, State::Degraded, None) if clean => (State::Up, Reason::Recovered),
+            (None, false, State::Up | State::Degraded, None) => (self.state, self.reason),
+            (None, false, ..) if trusted == Some(true) && proven => (State::Up, Reason::AtStart),
+            (None, false, _, Some(poor)) if held && proven => (State::Degraded, poor),
+            (None, false, _, None) if held && proven => (State::Up, Reason::HeldDown),
+            (None, false, ..) => (State::HoldDown, Reason::Usable),
         }
     }
 
@@ -330,10 +384,14 @@ impl Leg {
         self.usable_since.map(|since| since.after(hold_down))
     }
 
-    /// When to look again though nothing happens: the end of the hold-down.
+    /// When to look again though nothing happens: the end of the hold-down, or of a clean time.
     pub fn next(&self, hold_down: Duration) -> Option<Instant> {
-        let hold = if self.state == State::HoldDown { self.hold_until(hold_down) } else { None };
-        [hold, self.resolve_at].into_iter().flatten().min()
+        let waits = match self.state {
+            State::HoldDown if !self.unproven => self.hold_until(hold_down),
+            State::Degraded => self.clean_since.map(|since| since.after(hold_down)),
+            _ => None,
+        };
+        [waits, self.resolve_at].into_iter().flatten().min()
     }
 
     /// The gateway was asked to be resolved: when to do it once more.

@@ -11,6 +11,7 @@ use super::layout;
 use super::object::{
     Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector, TABLE_MAIN,
 };
+use super::uplink::State;
 use crate::config::{LastResort, RuleTarget};
 use crate::limits;
 use crate::types::{Family, FwMark, IfName, PolicySlot, Prefix, UplinkSlot};
@@ -179,6 +180,7 @@ impl Engine {
             let at = usize::from(member.uplink.0);
             let serves = self.config.uplinks.get(at)?.serves(family);
             let state = self.uplinks.get(at)?.legs.get(family.index())?.state;
+            let state = if policy.use_degraded && state == State::Degraded { State::Up } else { state };
             (serves && state.is_usable()).then_some((core::cmp::Reverse(state), rank, member.uplink))
         });
         usable.min().map(|(_, _, uplink)| uplink)

@@ -389,13 +389,22 @@ impl Reader {
 
     fn policy(&mut self, section: &Section) {
         let Ok(name) = Name::try_from(section.name.as_str()) else { return };
-        let mut policy = PolicyConfig { name, members: heapless::Vec::new(), last_resort: LastResort::default() };
+        let mut policy = PolicyConfig {
+            name,
+            members: heapless::Vec::new(),
+            use_degraded: false,
+            last_resort: LastResort::default(),
+        };
         for value in &section.options {
             match value.key.as_str() {
                 "use_member" => {
                     for name in value.value.split_whitespace() {
                         self.use_member(section, value, name, &mut policy);
                     }
+                }
+                "degraded" => {
+                    let word = self.word(section, value, &["avoid", "use"]);
+                    policy.use_degraded = word == Some(1);
                 }
                 "last_resort" => {
                     let all = [LastResort::Unreachable, LastResort::Blackhole, LastResort::Default];
@@ -592,7 +601,12 @@ impl Reader {
         let members = members.take(limits::MEMBERS).collect();
         let name = Name::try_from("default").unwrap_or_default();
         // Cannot fail: it is the only one.
-        let _ = self.config.policies.push(PolicyConfig { name, members, last_resort: LastResort::Default });
+        let _ = self.config.policies.push(PolicyConfig {
+            name,
+            members,
+            use_degraded: false,
+            last_resort: LastResort::Default,
+        });
         self.config.default_policy = Some(PolicySlot(0));
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod kernel;
 pub mod model;
+pub mod paths;
 pub mod random;
 pub mod script;
 
@@ -17,13 +18,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Config;
 use crate::engine::action::{Action, Dump, RouteQuestion};
-use crate::engine::event::Event;
+use crate::engine::event::{Event, ProbeOutcome};
 use crate::engine::notice::Notice;
 use crate::engine::{Engine, Snapshot};
 use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Family, IfName};
 use kernel::{Channel, FakeKernel};
+use paths::Paths;
 
 /// The most actions one drain may yield: every object created and deleted once, a question per uplink and family, all
 /// notices, and a few for dumps and the state file.
@@ -91,6 +93,10 @@ pub struct World {
     last_delivery: [Instant; 4],
     steps_now: usize,
     dump_running: bool,
+    /// What lies behind the uplinks.
+    pub paths: Paths,
+    /// Answers to probes that nobody has read yet; they wake nobody.
+    waiting: Vec<(Instant, Event)>,
     /// Asked for, and sent once all older news are read.
     pending_dump: Option<Dump>,
 }
@@ -113,6 +119,8 @@ impl World {
             last_delivery: [Instant::ZERO; 4],
             steps_now: 0,
             dump_running: false,
+            paths: Paths::new(),
+            waiting: Vec::new(),
             pending_dump: None,
         }
     }
@@ -143,6 +151,7 @@ impl World {
     pub fn crash(&mut self) {
         self.engine = None;
         self.heap.clear();
+        self.waiting.clear();
         self.dump_running = false;
         self.pending_dump = None;
         self.kernel.take_output();
@@ -169,6 +178,7 @@ impl World {
             }
             return true;
         }
+        self.read_waiting();
         if self.next_delivery().is_some_and(|at| at <= self.now) {
             if let Some(delivery) = self.pop_delivery() {
                 if self.timeline.is_some() {
@@ -193,6 +203,26 @@ impl World {
             }
         }
         true
+    }
+
+    /// Reads the answers that have come in, as the shell does before anything else of a turn.
+    fn read_waiting(&mut self) {
+        while let Some(at) = self.waiting.iter().position(|(at, _)| *at <= self.now) {
+            let (_, event) = self.waiting.remove(at);
+            if self.timeline.is_some() {
+                self.note(format!("  Probes: {event:?}"));
+            }
+            if let Some(engine) = &mut self.engine {
+                engine.handle_event(event, self.now);
+            }
+            self.drain();
+        }
+    }
+
+    /// Something for the engine that did not come from the kernel.
+    fn deliver(&mut self, at: Instant, event: Event) {
+        self.number += 1;
+        self.heap.push(Reverse(Delivery { at, number: self.number, channel: Channel::Requests, event }));
     }
 
     /// Does everything up to and at `until`, and leaves the clock there.
@@ -342,8 +372,31 @@ impl World {
                     self.check_make_before_break(family, before, action);
                 }
             }
-            // Nobody answers probes yet in this world.
-            Action::Probe(_) | Action::Resolve { .. } => {}
+            Action::Probe(request) => match self.paths.send(&self.kernel, request, self.now) {
+                Some((at, event @ Event::Probe { outcome: ProbeOutcome::Answered, .. })) => {
+                    self.waiting.push((at, event))
+                }
+                Some((at, event)) => self.deliver(at, event),
+                None => {}
+            },
+            Action::Resolve { uplink, track, path } => {
+                let targets = self.config.uplinks.get(usize::from(uplink.0)).map(|u| &u.probe.targets);
+                let host = targets.and_then(|t| t.get(usize::from(*track))).map(|t| t.host.to_string());
+                let addr = host.and_then(|h| self.paths.names.get(&h).copied());
+                let device = self.kernel.link_name(path.hop.ifindex);
+                let bright = device.is_some_and(|d| addr.is_none_or(|a| self.paths.answers(d, a)));
+                if bright {
+                    self.deliver(self.now, Event::Resolved { uplink: *uplink, track: *track, addr });
+                }
+            }
+            Action::AskLink { ifindex, traffic: true, .. } => {
+                self.kernel.apply(action);
+                self.collect();
+                if let Some(device) = self.kernel.link_name(*ifindex) {
+                    let (received, sent) = self.paths.count(device);
+                    self.deliver(self.now, Event::Traffic { ifindex: *ifindex, received, sent });
+                }
+            }
             Action::AskLink { .. }
             | Action::AskRoute { .. }
             | Action::UseNeighbour { .. }

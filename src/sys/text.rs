@@ -69,6 +69,18 @@ impl Text<'_> {
                 let object = self.object(Op::Add, object);
                 format!("contended: port {by} keeps undoing '{object}', next repair in {}", short(*retry))
             }
+            Notice::TargetSick { uplink, track, sick } => {
+                let at = usize::from(uplink.0);
+                let targets = self.config.uplinks.get(at).map(|u| &u.probe.targets);
+                let target = targets.and_then(|t| t.get(usize::from(*track)));
+                let target = target.map_or("?".to_owned(), |t| t.host.to_string());
+                match sick {
+                    true => {
+                        format!("Target {target} answers by no uplink that asks it: it does not count until it does")
+                    }
+                    false => format!("Target {target} answers again and counts"),
+                }
+            }
             Notice::Occupied { object } => {
                 format!("somebody else's object is in the way of '{}'", self.object(Op::Add, object))
             }
@@ -202,6 +214,7 @@ fn state(state: State) -> &'static str {
         State::Down => "down",
         State::Damped => "damped",
         State::HoldDown => "in hold-down",
+        State::Degraded => "degraded",
         State::Up => "up",
     }
 }
@@ -217,6 +230,14 @@ fn why(reason: Reason) -> &'static str {
         Reason::HeldDown => "stayed usable",
         Reason::AtStart => "usable at the start",
         Reason::Flapping => "flaps too much",
+        Reason::NoRoute => "the kernel refuses its default route",
+        Reason::NoAnswer => "too few probe targets answer",
+        Reason::Refused => "its probe targets refuse",
+        Reason::CannotSend => "probes cannot be sent",
+        Reason::NoName => "names of probe targets are not resolved",
+        Reason::Lossy => "too many probes are lost",
+        Reason::Slow => "probes take too long",
+        Reason::Recovered => "loss and latency are low again",
     }
 }
 

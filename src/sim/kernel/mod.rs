@@ -388,6 +388,22 @@ impl FakeKernel {
         self.out.push((feed.into(), Event::Overrun(feed)));
     }
 
+    /// The name of a link.
+    pub fn link_name(&self, ifindex: IfIndex) -> Option<IfName> {
+        self.links.iter().find(|l| l.ifindex == ifindex).map(|l| l.name)
+    }
+
+    /// Whether a device has carrier and is up.
+    pub fn has_carrier(&self, name: IfName) -> bool {
+        self.link(name).is_some_and(|l| l.is_live())
+    }
+
+    /// Whether a usable address is on a device.
+    pub fn has_address(&self, name: IfName, addr: IpAddr) -> bool {
+        let Some(link) = self.link(name) else { return false };
+        self.addresses().iter().any(|a| a.ifindex == link.ifindex && a.addr == addr && a.usable)
+    }
+
     /// When it wants to be called by itself: the next batch of announcements.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.links.iter().any(|l| l.pending).then_some(self.window_ends)

@@ -13,25 +13,34 @@
 //! 60s  = default goes via wanb
 //! ```
 //!
+//! `uplink ... probe TARGET... interval 1s` probes; `path wan dark IPv4`, `path wan loss 300`, `path wan rtt 30ms`, `path wan traffic
+//! IN OUT`, `target ADDR dead`, `name NAME is ADDR` say what becomes of probes.
+//!
 //! `>` goes in; `<` must come out at that time, and no other notice or switch may; `=` asks the pretend kernel, after
 //! everything at that time has happened. Without `policy` lines all uplinks are members of `default`, by metric. Lines of
 //! configuration after `start` take effect with `> reload`.
 //!
 //! [`run`] returns the scenario as it should read; the caller compares it with what it says, or writes it back.
 
+mod probes;
+mod show;
+mod words;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use probes::{input_path, input_target, parse_probe};
+pub use show::show_notice;
+use words::Words;
+
 use super::{World, show_time};
 use crate::config::{Config, DampingConfig, LastResort, Member, PolicyConfig, UplinkConfig};
 use crate::engine::action::RouteQuestion;
-use crate::engine::event::{Feed, MainDefault};
-use crate::engine::notice::{Notice, Object};
+use crate::engine::event::MainDefault;
 use crate::engine::object::{Hop, RouteSpec, RouteTarget};
-use crate::engine::uplink::{Reason, State};
 use crate::time::{Duration, Instant};
-use crate::types::{Errno, Family, FwMark, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
+use crate::types::{Family, FwMark, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
 
 /// The netlink port of the rival in scenarios.
 const RIVAL: u32 = 4242;
@@ -193,6 +202,18 @@ impl Scenario {
                 }
             }
             "main" => input_main(world, words)?,
+            "path" => input_path(world, words)?,
+            "freeze" => {
+                world.freeze(words.duration()?);
+                true
+            }
+            "target" => input_target(world, words)?,
+            "name" => {
+                let name = words.word("a name")?.to_owned();
+                words.expect("is")?;
+                world.paths.names.insert(name, words.parse("an address")?);
+                true
+            }
             "overrun" => {
                 world.kernel.overrun(words.feed()?);
                 true
@@ -269,6 +290,18 @@ impl Scenario {
                 Ok(())
             } else {
                 Err(format!("{changes} change requests since the last input"))
+            };
+        }
+        if subject == "probes" {
+            words.expect("by")?;
+            let device = words.device()?;
+            let sent = world.paths.sent.insert(device, 0).unwrap_or(0);
+            words.expect("between")?;
+            let (least, most) = (words.number::<u32>()?, words.number::<u32>()?);
+            return if (least..=most).contains(&sent) {
+                Ok(())
+            } else {
+                Err(format!("{sent} probes since the last look"))
             };
         }
         if subject == "as" {
@@ -379,6 +412,7 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
                 IpAddr::V6(a) => uplink.gateway6 = Some(a),
             },
             "hold-down" => uplink.hold_down = words.duration()?,
+            "probe" => parse_probe(words, &mut uplink)?,
             "damping" => {
                 uplink.damping = match words.word("on or off")? {
                     "on" => Some(DampingConfig::default()),
@@ -393,8 +427,13 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
 
 fn parse_policy(words: &mut Words, config: &Config) -> Result<PolicyConfig, String> {
     let name = Name::from_str(words.word("a name")?).map_err(|_| "name too long")?;
-    let mut policy = PolicyConfig { name, members: heapless::Vec::new(), last_resort: LastResort::default() };
+    let mut policy =
+        PolicyConfig { name, members: heapless::Vec::new(), use_degraded: false, last_resort: LastResort::default() };
     while let Some(word) = words.next() {
+        if word == "use-degraded" {
+            policy.use_degraded = true;
+            continue;
+        }
         if word == "last-resort" {
             policy.last_resort = match words.word("a last resort")? {
                 "unreachable" => LastResort::Unreachable,
@@ -427,171 +466,7 @@ pub fn default_policy(config: &Config) -> PolicyConfig {
     PolicyConfig {
         name: Name::from_str("default").unwrap_or_default(),
         members: members.into_iter().collect(),
+        use_degraded: false,
         last_resort: LastResort::default(),
-    }
-}
-
-/// A notice in one line, without its measured times.
-pub fn show_notice(notice: &Notice, config: &Config) -> String {
-    let uplink = |slot: UplinkSlot| match config.uplinks.get(usize::from(slot.0)) {
-        Some(uplink) => uplink.name.to_string(),
-        None => format!("uplink#{}", slot.0),
-    };
-    let way = |to: Option<UplinkSlot>| to.map_or("nothing".to_owned(), uplink);
-    match notice {
-        Notice::Uplink { uplink: slot, family, to, reason, flaps, .. } => {
-            let family = family.map_or(String::new(), |f| format!(" {f}"));
-            let flaps = if *flaps > 1 { format!(" ({flaps} flaps)") } else { String::new() };
-            format!("notice {}{family} {}: {}{flaps}", uplink(*slot), show_state(*to), show_reason(*reason))
-        }
-        Notice::Bounced { uplink: slot, count } => format!("notice {} bounced {count} times unseen", uplink(*slot)),
-        Notice::Switched { policy, family, from, to, .. } => {
-            let name = config.policies.get(usize::from(policy.0)).map_or("?", |p| p.name.as_str());
-            format!("switch {name} {family} {} -> {}", way(*from), way(*to))
-        }
-        Notice::Refused { object, errno, retry } => {
-            format!("notice {} refused: {errno}, again in {}", show_object(object), show_duration(*retry))
-        }
-        Notice::Contended { object, by, retry } => {
-            format!("notice {} contended by {by}, again in {}", show_object(object), show_duration(*retry))
-        }
-        Notice::Occupied { object } => format!("notice {} occupied", show_object(object)),
-        Notice::Overrun { feed, total } => format!("notice overrun of {feed:?}, {total} so far"),
-        Notice::Full { table, capacity } => format!("notice table {table} full at {capacity}"),
-        Notice::SysctlFailed { device, family, errno } => format!("notice sysctl of {device} {family}: {errno}"),
-        Notice::NoNexthops => "notice no nexthop objects".into(),
-        Notice::NoFamily(family) => format!("notice no {family}"),
-    }
-}
-
-fn show_duration(duration: Duration) -> String {
-    show_time(Instant::ZERO.after(duration))
-}
-
-fn show_state(state: State) -> &'static str {
-    match state {
-        State::Absent => "absent",
-        State::Down => "down",
-        State::HoldDown => "held down",
-        State::Damped => "damped",
-        State::Up => "up",
-    }
-}
-
-fn show_reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoDevice => "no device",
-        Reason::AdminDown => "administratively down",
-        Reason::NoCarrier => "carrier lost",
-        Reason::NoAddress => "no address",
-        Reason::NoGateway => "no gateway",
-        Reason::Usable => "usable again",
-        Reason::HeldDown => "stayed good",
-        Reason::AtStart => "at start",
-        Reason::Flapping => "flapping",
-    }
-}
-
-fn show_object(object: &Object) -> String {
-    match object {
-        Object::Route(r) => format!("{} route of table {} metric {}", r.family, r.table, r.metric),
-        Object::Rule(r) => format!("{} rule {}", r.family, r.priority),
-        Object::Nexthop(n) => format!("nexthop {}", n.id),
-    }
-}
-
-/// The words of a line, taken one by one.
-struct Words<'a> {
-    words: &'a [&'a str],
-}
-
-impl<'a> Words<'a> {
-    fn peek(&self) -> Option<&'a str> {
-        self.words.first().copied()
-    }
-
-    fn next(&mut self) -> Option<&'a str> {
-        let (first, rest) = self.words.split_first()?;
-        self.words = rest;
-        Some(first)
-    }
-
-    fn word(&mut self, what: &str) -> Result<&'a str, String> {
-        self.next().ok_or(format!("ends where {what} should be"))
-    }
-
-    fn expect(&mut self, want: &str) -> Result<(), String> {
-        let found = self.word(want)?;
-        if found == want { Ok(()) } else { Err(format!("'{found}' where '{want}' should be")) }
-    }
-
-    fn end(&mut self) -> Result<(), String> {
-        self.next().map_or(Ok(()), |word| Err(format!("'{word}' is too much")))
-    }
-
-    fn parse<T: FromStr>(&mut self, what: &str) -> Result<T, String> {
-        let word = self.word(what)?;
-        word.parse().map_err(|_| format!("'{word}' is not {what}"))
-    }
-
-    fn number<T: FromStr>(&mut self) -> Result<T, String> {
-        self.parse("a number")
-    }
-
-    fn on_off(&mut self) -> Result<bool, String> {
-        match self.word("on or off")? {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            other => Err(format!("'{other}' is neither on nor off")),
-        }
-    }
-
-    fn device(&mut self) -> Result<IfName, String> {
-        IfName::new(self.word("a device")?.as_bytes()).ok_or("not a device name".into())
-    }
-
-    fn family(&mut self) -> Result<Family, String> {
-        match self.word("a family")? {
-            "IPv4" => Ok(Family::V4),
-            "IPv6" => Ok(Family::V6),
-            other => Err(format!("'{other}' is no family")),
-        }
-    }
-
-    fn feed(&mut self) -> Result<Feed, String> {
-        match self.word("a feed")? {
-            "links" => Ok(Feed::Links),
-            "state" => Ok(Feed::State),
-            "requests" => Ok(Feed::Requests),
-            other => Err(format!("'{other}' is no feed")),
-        }
-    }
-
-    fn errno(&mut self) -> Result<Errno, String> {
-        let word = self.word("an error")?;
-        (0..=200).map(Errno).find(|e| e.to_string() == word).ok_or(format!("'{word}' is no error"))
-    }
-
-    fn prefix(&mut self) -> Result<(IpAddr, u8), String> {
-        let word = self.word("an address")?;
-        let (addr, len) = word.split_once('/').ok_or("an address needs its length")?;
-        Ok((addr.parse().map_err(|_| "not an address")?, len.parse().map_err(|_| "not a length")?))
-    }
-
-    /// `5s`, `0.25s`, `300ms`.
-    fn duration(&mut self) -> Result<Duration, String> {
-        let word = self.word("a time")?;
-        let bad = || format!("'{word}' is no time");
-        if let Some(ms) = word.strip_suffix("ms") {
-            return ms.parse().map(Duration::from_millis).map_err(|_| bad());
-        }
-        let seconds = word.strip_suffix('s').ok_or_else(bad)?;
-        let (whole, part) = seconds.split_once('.').unwrap_or((seconds, "0"));
-        let whole: u64 = whole.parse().map_err(|_| bad())?;
-        if part.len() > 6 {
-            return Err(bad());
-        }
-        let micros: u64 = format!("{part:0<6}").parse().map_err(|_| bad())?;
-        Ok(Duration::from_micros(whole.saturating_mul(1_000_000).saturating_add(micros)))
     }
 }
