@@ -51,6 +51,8 @@ impl Engine {
     /// Reads all conditions anew, chooses for each policy, and says what is wanted.
     pub(super) fn settle(&mut self, now: Instant) {
         self.judge_probes(now);
+        // Who could not be probed may be now.
+        self.probe_at = None;
         for at in 0..self.uplinks.len() {
             let v4 = self.review_leg(at, Family::V4, None, now);
             let v6 = self.review_leg(at, Family::V6, None, now);

@@ -293,7 +293,7 @@ impl Engine {
         let rounds = if uplink.probing.sparing {
             config.standby_interval * u32::try_from(config.targets.len()).unwrap_or(1)
         } else if reach == Reach::Bad || track.verdict == Verdict::Bad {
-            if track.rises() {
+            if track.rises() && !track.is_late(config, now) {
                 config.recovery_interval
             } else if config.keep_failure_interval {
                 config.failure_interval
@@ -316,7 +316,7 @@ impl Engine {
         let calm = |family| {
             let still = |reach: &Reach| *reach == Reach::Bad;
             let down = probing.reach.get(Family::index(family)).is_some_and(still);
-            let rising = probing.of(probe, family).any(|(_, t)| t.rises());
+            let rising = probing.of(probe, family).any(|(_, t)| t.rises() && !t.is_late(probe, now));
             let good = probing.of(probe, family).all(|(_, t)| t.verdict == Verdict::Good || t.sick);
             !rising && (down || good && !probing.is_late(probe, family, now))
         };

@@ -70,6 +70,16 @@ impl Paths {
         !dark && !self.dead.contains(&target)
     }
 
+    /// Whether nothing comes back by that device in a family.
+    pub fn is_dark(&self, device: IfName, family: Family) -> bool {
+        self.by_device.get(&device).is_some_and(|p| p.dark[family.index()])
+    }
+
+    /// Whether probes are lost by chance by that device.
+    pub fn is_lossy(&self, device: IfName) -> bool {
+        self.by_device.get(&device).is_some_and(|p| p.loss > 0)
+    }
+
     /// Sends a probe: when the socket has what, if anything.
     pub fn send(&mut self, kernel: &FakeKernel, request: &ProbeRequest, now: Instant) -> Option<(Instant, Event)> {
         let event = |outcome, at| Event::Probe { id: request.id, outcome, at };

@@ -14,13 +14,15 @@ use std::str::FromStr;
 
 use super::kernel::Channel;
 use super::model::{compare, eligible};
+use super::paths::Paths;
 use super::script::default_policy;
 use super::{World, show_time};
-use crate::config::{Config, DampingConfig, LastResort, RuleConfig, RuleTarget, UplinkConfig};
+use crate::config::probe::{Host, Quality, Target};
+use crate::config::{Config, DampingConfig, LastResort, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig};
 use crate::engine::event::{Feed, MainDefault};
 use crate::engine::object::{Hop, NexthopBody, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector};
 use crate::time::{Duration, Instant};
-use crate::types::{Errno, Family, IfIndex, IfName, Name, PolicySlot, Prefix, UplinkId};
+use crate::types::{Errno, Family, IfIndex, IfName, Name, Permille, PolicySlot, Prefix, UplinkId};
 
 /// How long the world is left alone in the end: longest hold-down, longest suppression and longest back-off all pass.
 const QUIET: Duration = Duration::from_secs(75);
@@ -30,6 +32,16 @@ const WRONG_DEVICE: Duration = Duration::from_secs(2);
 const LEAVE: Duration = Duration::from_millis(250);
 /// For how long after a fault the two bounds above do not hold: a lost answer and a few retries.
 const AFTERMATH: Duration = Duration::from_secs(6);
+/// How soon an uplink that answers nothing must be left when another could carry: three of the slowest rounds to fall,
+/// three to find the other one good again, and the time of a voucher.
+const LEAVE_DARK: Duration = Duration::from_secs(30);
+/// Whom the uplinks ask.
+const TARGETS: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x11)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x12)),
+];
 /// Mishaps in a run.
 const STEPS: u32 = 60;
 
@@ -113,6 +125,8 @@ struct Run {
     wrong_since: HashMap<String, Instant>,
     /// Since when the default has led out of a dead device while a live one was there.
     dead_since: [Option<Instant>; 2],
+    /// Since when it has led into the dark while a bright one was there.
+    dark_since: [Option<Instant>; 2],
 }
 
 impl Run {
@@ -123,7 +137,14 @@ impl Run {
         world.kernel.no_nexthops = chance.one_in(20);
         world.kernel.no_ipv6 = chance.one_in(20);
         world.kernel.old_link_watch = chance.one_in(5);
-        let run = Self { world, chance, last_fault: Instant::ZERO, wrong_since: HashMap::new(), dead_since: [None; 2] };
+        let run = Self {
+            world,
+            chance,
+            last_fault: Instant::ZERO,
+            wrong_since: HashMap::new(),
+            dead_since: [None; 2],
+            dark_since: [None; 2],
+        };
         run.with_devices()
     }
 
@@ -154,7 +175,7 @@ impl Run {
         }
         self.end_of_faults();
         self.pass(QUIET)?;
-        compare(&self.world.kernel, &self.world.config)?;
+        compare(&self.world.kernel, &self.world.config).map_err(|e| format!("{e}{}", self.probes()))?;
         self.check_default()?;
         let requests = self.world.kernel.requests;
         self.pass(QUIET)?;
@@ -162,6 +183,19 @@ impl Run {
             0 => Ok(()),
             n => Err(format!("L10: {n} change requests in a quiet world")),
         }
+    }
+
+    /// What the engine thinks of its uplinks, for the story of a failure.
+    fn probes(&self) -> String {
+        let mut text = String::new();
+        for (config, uplink) in self.world.engine.iter().flat_map(|e| e.uplinks()) {
+            let _ = write!(text, "\n  {}: {:?}", config.name, uplink.legs.map(|l| (l.state, l.reason)));
+            let _ = write!(text, " {:?}", uplink.probing.reach);
+            for t in &uplink.probing.tracks {
+                let _ = write!(text, " ({:?} sick {} poor {} {:?})", t.verdict, t.sick, t.poor, t.trouble);
+            }
+        }
+        text
     }
 
     fn pass(&mut self, time: Duration) -> Result<(), String> {
@@ -193,6 +227,7 @@ impl Run {
                 self.world.kernel.overrun(feed);
             }
         }
+        self.world.paths = Paths::new();
         if self.world.engine.is_none() {
             self.world.start();
         }
@@ -204,7 +239,7 @@ impl Run {
         let Some(uplink) = self.world.config.uplinks.get(at).cloned() else { return };
         let now = self.world.now();
         let device = uplink.device;
-        let kind = self.chance.below(36);
+        let kind = self.chance.below(40);
         self.world.note(format!("> mishap {kind} on {device}"));
         match kind {
             0..=5 => {
@@ -334,6 +369,29 @@ impl Run {
                 self.world.kernel.faults.fail_dumps = 1 + self.chance.below(2) as u32;
                 self.fault();
             }
+            35 | 36 => {
+                let (family, both) = (random_family(&mut self.chance), self.chance.one_in(2));
+                let path = self.world.paths.at(device);
+                let dark = !path.dark[family.index()];
+                path.dark[family.index()] = dark;
+                if both {
+                    path.dark = [dark; 2];
+                }
+            }
+            37 => {
+                let target = TARGETS[self.chance.below(TARGETS.len() as u64) as usize];
+                let dead = self.world.paths.dead.contains(&target);
+                self.world.paths.dead.retain(|t| *t != target);
+                if !dead {
+                    self.world.paths.dead.push(target);
+                }
+            }
+            38 => {
+                let loss = [0, 50, 300, 800][self.chance.below(4) as usize];
+                let rtt = Duration::from_millis([1, 30, 400][self.chance.below(3) as usize]);
+                let path = self.world.paths.at(device);
+                (path.loss, path.rtt) = (loss, rtt);
+            }
             34 => {
                 if self.chance.one_in(2) {
                     self.world.crash();
@@ -435,7 +493,8 @@ impl Run {
             self.last_fault = now;
         }
         self.check_devices(now)?;
-        self.check_left(now)
+        self.check_left(now)?;
+        self.check_dark(now)
     }
 
     fn check_devices(&mut self, now: Instant) -> Result<(), String> {
@@ -477,7 +536,9 @@ impl Run {
             let kernel = &self.world.kernel;
             let via = self.world.default_via(family);
             let dead = via.is_some_and(|name| kernel.link(name).is_some_and(|l| !l.is_live()));
-            let other = dead && self.world.config.uplinks.iter().any(|u| eligible(kernel, u, family));
+            // One that is probed may be down for want of answers.
+            let could = |u: &UplinkConfig| eligible(kernel, u, family) && !u.probe.tracks(family);
+            let other = dead && self.world.config.uplinks.iter().any(could);
             let Some(place) = self.dead_since.get_mut(family.index()) else { continue };
             match (other, *place) {
                 (false, _) => *place = None,
@@ -486,6 +547,39 @@ impl Run {
                     return Err(format!("L2: {family} leads out of a dead device since {}", show_time(since)));
                 }
                 (true, Some(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// I5: what answers nothing is left when another that answers could carry.
+    fn check_dark(&mut self, now: Instant) -> Result<(), String> {
+        for family in Family::BOTH {
+            let world = &self.world;
+            let via = world.default_via(family);
+            let answers = |u: &UplinkConfig| {
+                let mut targets = u.probe.targets.iter().filter(|t| t.family == family);
+                targets.all(|t| match t.host {
+                    Host::Addr(addr) => world.paths.answers(u.device, addr),
+                    _ => world.paths.answers(u.device, super::FAR_AWAY[family.index()]),
+                })
+            };
+            let probed = |u: &&UplinkConfig| u.serves(family) && u.probe.tracks(family);
+            let uplinks = || world.config.uplinks.iter().filter(probed);
+            let dark = uplinks().any(|u| Some(u.device) == via && world.paths.is_dark(u.device, family));
+            let bright =
+                |u: &UplinkConfig| eligible(&world.kernel, u, family) && answers(u) && !world.paths.is_lossy(u.device);
+            let other = dark && world.config.default_policy.is_some() && uplinks().any(bright);
+            let Some(place) = self.dark_since.get_mut(family.index()) else { continue };
+            match (other, *place) {
+                (false, _) => *place = None,
+                (true, None) => *place = Some(now),
+                (true, Some(since)) => {
+                    let calm = now.since(since).min(now.since(self.last_fault));
+                    if calm > LEAVE_DARK {
+                        return Err(format!("I5: {family} leads into the dark since {}", show_time(since)));
+                    }
+                }
             }
         }
         Ok(())
@@ -524,10 +618,34 @@ fn address_of(uplink: &UplinkConfig, family: Family, host: u8) -> (IpAddr, u8) {
     }
 }
 
+fn random_probe(chance: &mut Chance, families: [bool; 2]) -> ProbeConfig {
+    let interval = Duration::from_millis([500, 1000, 3000][chance.below(3) as usize]);
+    let mut probe = ProbeConfig { interval, failure_interval: interval, ..ProbeConfig::default() };
+    probe.metered = chance.one_in(6);
+    probe.standby_interval = Duration::from_secs(5);
+    probe.initial_online = !chance.one_in(3);
+    for target in TARGETS.into_iter().filter(|t| families[Family::of(*t).index()]) {
+        let host = if chance.one_in(6) { Host::Gateway } else { Host::Addr(target) };
+        let _ = probe.targets.push(Target { host, family: Family::of(target) });
+    }
+    probe.reliability = 1 + chance.below(2) as u8;
+    // A window must pass within the quiet time.
+    if chance.one_in(4) && interval < Duration::from_secs(1) && !probe.metered {
+        probe.quality = Some(Quality {
+            failure_latency: 300_000,
+            recovery_latency: 100_000,
+            failure_loss: Permille(200),
+            recovery_loss: Permille(100),
+        });
+    }
+    probe
+}
+
 fn random_config(chance: &mut Chance) -> Config {
     let mut config = Config::default();
     config.globals.nexthops = !chance.one_in(8);
     let names = ["wan", "wanb", "wwan", "lte"];
+    let probed = chance.one_in(3);
     let count = 1 + chance.below(4) as usize;
     for (n, name) in names.into_iter().enumerate().take(count) {
         let id = UplinkId(n as u8 + 1);
@@ -544,6 +662,9 @@ fn random_config(chance: &mut Chance) -> Config {
             damping: chance.one_in(2).then(DampingConfig::default),
             probe: Default::default(),
         };
+        if probed {
+            uplink.probe = random_probe(chance, families);
+        }
         if chance.one_in(2) {
             uplink.gateway = Some(Ipv4Addr::new(198, 18, id.0, 1));
         }

@@ -73,8 +73,10 @@ pub struct Track {
     seq: u16,
     /// Probes since the newest that was answered.
     unanswered: u16,
-    /// Answers in time since the last failed round.
+    /// Answers in time since the last failed round, up to the newest answer.
     run: u16,
+    /// Probes of this life.
+    lived: u16,
     /// The newest probe was refused: waiting for its answer is in vain.
     final_word: bool,
     /// Smoothed round-trip time and its deviation, microseconds (RFC 6298); 0 before the first answer.
@@ -91,14 +93,8 @@ impl Track {
         self.window.sent(now);
         self.seq = self.seq.wrapping_add(1);
         self.unanswered = self.unanswered.saturating_add(1);
+        self.lived = self.lived.saturating_add(1);
         self.final_word = false;
-        if self.unanswered > u16::from(config.count) {
-            // A whole round without an answer.
-            self.run = 0;
-            if matches!(self.trouble, Trouble::None) {
-                self.trouble = Trouble::NoAnswer;
-            }
-        }
         self.seq
     }
 
@@ -116,7 +112,9 @@ impl Track {
         self.last_good = self.last_good.max(Some(at));
         self.doubted_since = None;
         if rtt <= config.timeout {
-            self.run = self.run.saturating_add(1);
+            // Counted anew with each answer, because answers are read late and out of order: whether a round has failed
+            // is known only once everything that waits was read.
+            self.run = self.window.run(back, self.lived.saturating_sub(back), config.count, config.timeout);
         }
         let enough = match self.verdict {
             Verdict::Good => true,
@@ -131,7 +129,7 @@ impl Track {
     }
 
     fn rise(&self, config: &ProbeConfig) -> u16 {
-        u16::from(config.rise).max(1)
+        u16::from(config.rise).max(1).min(crate::limits::PROBE_SLOTS as u16 - 1)
     }
 
     /// Probes in a row that must fail until the target is lost.
@@ -225,6 +223,7 @@ impl Track {
         self.life = self.life.wrapping_add(1);
         self.unanswered = 0;
         self.run = 0;
+        self.lived = 0;
         self.final_word = false;
         self.doubted_since = None;
         self.next_at = now;

@@ -83,6 +83,25 @@ impl ProbeWindow {
         Some(Duration::from_micros(u64::from(slot.rtt)))
     }
 
+    /// Answers within `timeout` from the one `back` probes before the newest backwards, over at most `among` probes, up to
+    /// a row of `gap` probes without one.
+    pub fn run(&self, back: u16, among: u16, gap: u8, timeout: Duration) -> u16 {
+        let longest = u32::try_from(micros(timeout)).unwrap_or(LOST - 1).min(LOST - 1);
+        let (mut run, mut missing) = (0, 0);
+        for slot in (back..back.saturating_add(among)).map_while(|back| self.slot(back)) {
+            if slot.rtt != PENDING && slot.rtt <= longest {
+                run += 1;
+                missing = 0;
+            } else {
+                missing += 1;
+                if missing >= gap.max(1) {
+                    break;
+                }
+            }
+        }
+        run
+    }
+
     /// The probe that was sent `back` probes before the newest will not be answered.
     pub fn refused(&mut self, back: u16) {
         if let Some(slot) = self.slot_mut(back).filter(|s| s.rtt == PENDING) {
