@@ -6,7 +6,7 @@
 
 use core::net::IpAddr;
 
-use super::action::{Action, ProbePath, ProbeRequest};
+use super::action::{Action, ProbePath, ProbeRequest, Token};
 use super::event::ProbeId;
 use super::fib::Have;
 use super::object::{Hop, RouteSpec, RouteTarget};
@@ -34,7 +34,7 @@ enum Obstacle {
     /// It cannot leave.
     Trouble(Trouble),
     /// The device is asked first whether it carries traffic.
-    Look(Action),
+    Look(Token, IfIndex),
     /// Traffic is evidence enough.
     Held,
 }
@@ -82,7 +82,7 @@ impl Engine {
         }
         match self.clear_path(at, place, hop, now) {
             Ok((path, target)) => self.send_probe(at, place, path, target, now),
-            Err(Obstacle::Look(action)) => Some(action),
+            Err(Obstacle::Look(token, ifindex)) => Some(Action::AskLink { token, ifindex, traffic: true }),
             Err(Obstacle::Held) => {
                 self.plan_next(at, place, now);
                 self.uplinks.get_mut(at)?.probing.tracks.get_mut(place)?.held = true;
@@ -184,7 +184,7 @@ impl Engine {
                 let uplink = self.uplinks.get_mut(at)?;
                 uplink.probing.traffic.asked = Some((token, now));
                 uplink.watch.asked = Some(token);
-                Some(Obstacle::Look(Action::AskLink { token, ifindex, traffic: true }))
+                Some(Obstacle::Look(token, ifindex))
             }
         }
     }

@@ -201,7 +201,7 @@ impl Engine {
                 return Word::Blame;
             }
             let Some(theirs) = self.config.uplinks.get(n).map(|c| &c.probe) else { continue };
-            let may_answer = twin.verdict == Verdict::Good && !twin.lost_at(theirs, now).is_some_and(|at| at <= now);
+            let may_answer = twin.verdict == Verdict::Good && twin.lost_at(theirs, now).is_none_or(|at| at > now);
             let wait = may_answer.then(|| twin.grace(theirs).saturating_add(VOUCHER_SLACK));
             word = match (word, wait) {
                 (Some(Word::Wait(a)), Some(b)) => Some(Word::Wait(a.max(b))),

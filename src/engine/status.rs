@@ -39,6 +39,13 @@ impl Engine {
         self.sync.reading().map(|dump| if dump == Dump::Links { Feed::Links } else { Feed::State })
     }
 
+    /// What this kernel was seen not to have.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        let [v4, v6] = self.missing_families;
+        let parts = [("ipv4", v4), ("ipv6", v6), ("nexthops", self.missing_nexthops)];
+        parts.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name)
+    }
+
     /// Whether everything has been read once.
     pub fn is_synced(&self) -> bool {
         self.sync.synced

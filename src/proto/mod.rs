@@ -6,5 +6,6 @@
 pub mod config_file;
 pub mod describe;
 pub mod netlink;
+pub mod report;
 pub mod rtnl;
 pub mod uci;

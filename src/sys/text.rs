@@ -7,7 +7,8 @@ use crate::engine::notice::{Notice, Object};
 use crate::engine::object::{
     Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec, TABLE_MAIN,
 };
-use crate::engine::{Action, Feed, Op, Reason, State};
+use crate::engine::{Action, Feed, Op};
+use crate::proto::report::words;
 use crate::time::Duration;
 use crate::types::{Family, IfIndex, PolicySlot, UplinkSlot};
 
@@ -33,8 +34,12 @@ impl Text<'_> {
         match notice {
             Notice::Uplink { uplink, family, from: _, to, reason, flaps } => {
                 let family = family.map_or(String::new(), |f| format!("{f} of "));
-                let mut text =
-                    format!("Uplink {family}'{}' is now {}: {}", self.uplink(*uplink), state(*to), why(*reason));
+                let mut text = format!(
+                    "Uplink {family}'{}' is now {}: {}",
+                    self.uplink(*uplink),
+                    words::state_phrase(*to),
+                    words::reason(*reason).1
+                );
                 if *flaps > 0 {
                     // Cannot fail: a String takes anything.
                     let _ = write!(text, " (carrier lost {flaps} times so far)");
@@ -206,39 +211,6 @@ fn verb(op: Op) -> &'static str {
 
 fn table(number: u32) -> String {
     if number == TABLE_MAIN { "main".to_owned() } else { number.to_string() }
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Absent => "absent",
-        State::Down => "down",
-        State::Damped => "damped",
-        State::HoldDown => "in hold-down",
-        State::Degraded => "degraded",
-        State::Up => "up",
-    }
-}
-
-fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoDevice => "no such device",
-        Reason::AdminDown => "device is administratively down",
-        Reason::NoCarrier => "carrier lost",
-        Reason::NoAddress => "no usable address",
-        Reason::NoGateway => "no gateway, neither configured nor in table main",
-        Reason::Usable => "usable again, must stay so for a while",
-        Reason::HeldDown => "stayed usable",
-        Reason::AtStart => "usable at the start",
-        Reason::Flapping => "flaps too much",
-        Reason::NoRoute => "the kernel refuses its default route",
-        Reason::NoAnswer => "too few probe targets answer",
-        Reason::Refused => "its probe targets refuse",
-        Reason::CannotSend => "probes cannot be sent",
-        Reason::NoName => "names of probe targets are not resolved",
-        Reason::Lossy => "too many probes are lost",
-        Reason::Slow => "probes take too long",
-        Reason::Recovered => "loss and latency are low again",
-    }
 }
 
 /// A duration with the unit that leaves at most four digits.
