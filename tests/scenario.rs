@@ -48,6 +48,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    an_operator_holds_an_uplink
     upstream_dies_silently
     fast_probes
     one_target_of_three_is_filtered

@@ -3,6 +3,7 @@
 use heapless::Vec;
 
 use super::action::{Dump, Token};
+use super::command::Hold;
 use super::fib;
 use super::layout;
 use super::notice::Notice;
@@ -87,11 +88,14 @@ impl Engine {
         let (probe, probing) = (&config.probe, &uplink.probing);
         let reach = probing.reach.get(family.index()).copied().unwrap_or_default();
         let usable = match (usable, reach) {
+            (Ok(_), _) if uplink.hold == Hold::Down => Err(Reason::Operator),
+            (usable, _) if uplink.hold == Hold::Up => usable,
             (Ok(_), _) if no_route && probe.tracks(family) => Err(Reason::NoRoute),
             (Ok(_), Reach::Bad) => Err(probing.reason(probe, family)),
             (usable, _) => usable,
         };
         let health = Health {
+            held_up: uplink.hold == Hold::Up,
             missing: usable.err(),
             suppressed: false,
             proven: !probe.tracks(family) || reach == Reach::Good || probe.initial_online,

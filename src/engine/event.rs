@@ -5,6 +5,7 @@
 use core::net::IpAddr;
 
 use super::action::{Dump, Token};
+use super::command::Command;
 use super::object::{Hop, NexthopSpec, RouteSpec, RuleSpec};
 use crate::time::Instant;
 use crate::types::{Errno, Family, IfIndex, IfName, UplinkSlot};
@@ -55,6 +56,8 @@ pub enum Event {
     /// How many packets a link has carried (comes with the answer to [`super::Action::AskLink`] if wanted);
     /// both wrap.
     Traffic { ifindex: IfIndex, received: u32, sent: u32 },
+    /// An operator's word.
+    Command(Command),
     /// A sysctl was written (answer to [`super::Action::IgnoreLinkdown`]).
     SysctlWritten { device: IfName, family: Family, errno: Errno },
 }

@@ -9,6 +9,7 @@
 
 pub mod action;
 mod answers;
+pub mod command;
 pub mod damping;
 mod decide;
 pub mod event;
@@ -34,6 +35,7 @@ mod want;
 use heapless::Vec;
 
 pub use action::{Action, Dump, Op, Token};
+pub use command::{Command, Hold};
 pub use event::{Event, Feed};
 pub use notice::{Notice, Object};
 pub use snapshot::Snapshot;
@@ -83,6 +85,8 @@ pub struct Engine {
     overrun_told: Option<Instant>,
     /// When the next probe is due; `None`: to be found out.
     probe_at: Option<Instant>,
+    /// The member that an operator prefers, by policy.
+    preferred: Vec<Option<UplinkSlot>, { limits::POLICIES }>,
     /// Targets whose failure waits for somebody's word.
     doubts: u8,
     /// The last time that was told.
@@ -139,6 +143,7 @@ impl Engine {
             overruns: 0,
             overrun_told: None,
             probe_at: None,
+            preferred: Vec::new(),
             doubts: 0,
             now,
             counters: Counters::default(),
@@ -169,14 +174,18 @@ impl Engine {
             self.config.uplinks.iter().position(|c| c.name == *name).map(|at| UplinkSlot(at as u8))
         };
         let old_ways = core::mem::take(&mut self.ways);
+        let old_preferred = core::mem::take(&mut self.preferred);
         for policy in &self.config.policies {
             let mut ways = [Way::default(); 2];
+            let mut preferred = None;
             if let Some(at) = old_config.policies.iter().position(|p| p.name == policy.name) {
                 for (way, old) in ways.iter_mut().zip(old_ways.get(at).copied().unwrap_or_default()) {
                     way.told = old.told.and_then(slot_of);
                     way.chosen = way.told;
                 }
+                preferred = old_preferred.get(at).copied().flatten().and_then(slot_of);
             }
+            let _ = self.preferred.push(preferred);
             // Cannot fail: the configuration has the same capacity.
             let _ = self.ways.push(ways);
         }
@@ -267,6 +276,7 @@ impl Engine {
             Event::DumpEnded { dump, outcome } => self.dump_ended(dump, outcome, now),
             Event::Probe { id, outcome, at } => self.probed(id, outcome, at, now),
             Event::Resolved { uplink, track, addr } => self.resolved(uplink, track, addr, now),
+            Event::Command(command) => self.command(command, now),
             Event::Traffic { ifindex, received, sent } => self.traffic(ifindex, received, sent, now),
             Event::SysctlWritten { device, family, errno } => {
                 if errno != Errno::OK {

@@ -242,6 +242,7 @@ impl Engine {
         let config = &self.config.uplinks.get(at)?.probe;
         let uplink = self.uplinks.get_mut(at)?;
         uplink.probing.sent_at = Some(now);
+        uplink.probing.history.sent(now);
         let track = uplink.probing.tracks.get_mut(place)?;
         let slot = UplinkSlot(at as u8);
         self.counters.probes_sent = self.counters.probes_sent.saturating_add(1);

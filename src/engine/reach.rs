@@ -41,7 +41,10 @@ impl Engine {
         let waiting = track.lost_at(&config.probe, now).is_some();
         match outcome {
             ProbeOutcome::Answered => {
-                if track.answered(id.seq, at.min(now), &config.probe) {
+                let rtt = track.answered(id.seq, at.min(now), &config.probe);
+                if let Some(rtt) = rtt {
+                    let sent = Instant::from_micros(at.micros().saturating_sub(crate::time::micros(rtt)));
+                    uplink.probing.history.answered(sent, rtt);
                     self.counters.probes_answered = self.counters.probes_answered.saturating_add(1);
                 }
             }

@@ -5,16 +5,18 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
+use super::{Engine, Hold};
 use crate::limits;
 use crate::time::Instant;
-use crate::types::{Name, UplinkId};
+use crate::types::{Name, UplinkId, UplinkSlot};
 
 /// The history of all uplinks; at most [`limits::UPLINKS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// By uplink.
     pub uplinks: Vec<UplinkHistory, { limits::UPLINKS }>,
+    /// By policy; at most [`limits::POLICIES`].
+    pub preferred: Vec<Preference, { limits::POLICIES }>,
 }
 
 /// The history of one uplink.
@@ -28,6 +30,17 @@ pub struct UplinkHistory {
     pub penalty: u32,
     /// Its carrier losses.
     pub flaps: u32,
+    /// What an operator says of it.
+    pub hold: Hold,
+}
+
+/// A policy that an operator holds on a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preference {
+    /// The policy's name.
+    pub policy: Name,
+    /// The member's.
+    pub uplink: Name,
 }
 
 impl Engine {
@@ -36,9 +49,18 @@ impl Engine {
         let mut snapshot = Snapshot::default();
         for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {
             let penalty = config.damping.map_or(0, |d| uplink.damping.penalty(&d, now));
-            let history = UplinkHistory { name: config.name.clone(), id: config.id, penalty, flaps: uplink.flaps };
+            let (name, flaps, hold) = (config.name.clone(), uplink.flaps, uplink.hold);
+            let history = UplinkHistory { name, id: config.id, penalty, flaps, hold };
             // Cannot fail: both tables have the same capacity.
             let _ = snapshot.uplinks.push(history);
+        }
+        for (policy, preferred) in self.config.policies.iter().zip(&self.preferred) {
+            let uplink = preferred.and_then(|u| self.config.uplinks.get(usize::from(u.0)));
+            if let Some(uplink) = uplink {
+                // Cannot fail: both tables have the same capacity.
+                let _ =
+                    snapshot.preferred.push(Preference { policy: policy.name.clone(), uplink: uplink.name.clone() });
+            }
         }
         snapshot
     }
@@ -51,6 +73,12 @@ impl Engine {
                 uplink.damping.restore(history.penalty, &damping, now);
             }
             uplink.flaps = history.flaps;
+            uplink.hold = history.hold;
+        }
+        for (policy, place) in self.config.policies.iter().zip(&mut self.preferred) {
+            let Some(saved) = saved.preferred.iter().find(|p| p.policy == policy.name) else { continue };
+            let at = self.config.uplinks.iter().position(|u| u.name == saved.uplink);
+            *place = at.map(|at| UplinkSlot(at as u8));
         }
     }
 }

@@ -11,6 +11,7 @@ use core::net::IpAddr;
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::command::Hold;
 use super::damping::Damping;
 use super::event::{AddressInfo, MainDefault};
 use super::link::Watch;
@@ -70,6 +71,8 @@ pub enum Reason {
     HeldDown,
     /// It was usable when the daemon started.
     AtStart,
+    /// An operator said so.
+    Operator,
     /// Too many flaps.
     Flapping,
     /// The kernel refuses its default route.
@@ -116,6 +119,8 @@ pub struct Leg {
 /// What a family of an uplink is to be judged by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Health {
+    /// An operator holds it up: only what is missing keeps it down.
+    pub held_up: bool,
     /// The first thing that is missing.
     pub missing: Option<Reason>,
     /// It flapped too much.
@@ -133,6 +138,8 @@ pub struct Uplink {
     pub watch: Watch,
     /// Its families, by [`Family::index`].
     pub legs: [Leg; 2],
+    /// What an operator says of it.
+    pub hold: Hold,
     /// Its probes.
     pub probing: Probing,
     /// Its flaps.
@@ -168,6 +175,7 @@ impl Uplink {
         Self {
             watch: Watch::new(config.device),
             legs: [leg; 2],
+            hold: Hold::Auto,
             probing: Probing::new(&config.probe),
             damping: Damping::default(),
             flaps: 0,
@@ -365,10 +373,11 @@ impl Leg {
     /// `trusted` is said once, at the first look after a start: whether the kernel already used this uplink, or nothing
     /// was used at all.
     fn next_state(&self, health: Health, held: bool, clean: bool, trusted: Option<bool>) -> (State, Reason) {
-        let Health { missing, suppressed, proven, poor } = health;
+        let Health { held_up, missing, suppressed, proven, poor } = health;
         match (missing, suppressed, self.state, poor) {
             (Some(Reason::NoDevice), ..) => (State::Absent, Reason::NoDevice),
             (Some(reason), ..) => (State::Down, reason),
+            _ if held_up => (State::Up, Reason::Operator),
             (None, true, ..) => (State::Damped, Reason::Flapping),
             (None, false, State::Up | State::Degraded, Some(poor)) => (State::Degraded, poor),
             (None, false, State::Degraded, None) if clean => (State::Up, Reason::Recovered),

@@ -183,7 +183,10 @@ impl Engine {
             let state = if policy.use_degraded && state == State::Degraded { State::Up } else { state };
             (serves && state.is_usable()).then_some((core::cmp::Reverse(state), rank, member.uplink))
         });
-        usable.min().map(|(_, _, uplink)| uplink)
+        let best = usable.clone().min().map(|(_, _, uplink)| uplink);
+        let preferred = self.preferred.get(usize::from(slot.0)).copied().flatten();
+        let good = |state: State| state >= State::Degraded;
+        preferred.filter(|p| usable.into_iter().any(|(state, _, uplink)| uplink == *p && good(state.0))).or(best)
     }
 
     fn chosen_hop(&self, slot: PolicySlot, family: Family) -> Option<(UplinkSlot, Hop)> {

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::engine::action::{Action, Dump, RouteQuestion};
 use crate::engine::event::{Event, ProbeOutcome};
 use crate::engine::notice::Notice;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Command, Engine, Snapshot};
 use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Family, IfName};
@@ -143,6 +143,14 @@ impl World {
         self.config = config;
         if let Some(engine) = &mut self.engine {
             engine.reconfigure(&self.config, self.now);
+        }
+        self.drain();
+    }
+
+    /// An operator says something.
+    pub fn command(&mut self, command: Command) {
+        if let Some(engine) = &mut self.engine {
+            engine.handle_event(Event::Command(command), self.now);
         }
         self.drain();
     }

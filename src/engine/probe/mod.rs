@@ -3,11 +3,13 @@
 //! One [`Track`] per target with its [`ProbeWindow`]; [`Probing`] counts them up. Who is to blame when a target fails,
 //! and when to send, is decided across uplinks in `super::reach` and `super::pace`.
 
+pub mod history;
 pub mod track;
 pub mod window;
 
 use heapless::Vec;
 
+pub use history::History;
 pub use track::{Track, Trouble, Verdict};
 pub use window::{ProbeWindow, Report};
 
@@ -37,6 +39,8 @@ pub struct Probing {
     pub tracks: Vec<Track, { limits::TARGETS }>,
     /// By [`Family::index`].
     pub reach: [Reach; 2],
+    /// Its last hour.
+    pub history: History,
     /// It stands by and is probed sparingly.
     pub sparing: bool,
     /// What its device carried lately.

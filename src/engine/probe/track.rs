@@ -102,10 +102,10 @@ impl Track {
         self.seq.wrapping_sub(seq)
     }
 
-    /// An answer came in at `at`. Returns whether it was one that we waited for.
-    pub fn answered(&mut self, seq: u16, at: Instant, config: &ProbeConfig) -> bool {
+    /// An answer came in at `at`. Returns how long it took, if it was one that we waited for.
+    pub fn answered(&mut self, seq: u16, at: Instant, config: &ProbeConfig) -> Option<Duration> {
         let back = self.back(seq);
-        let Some(rtt) = self.window.answered(back, at) else { return false };
+        let rtt = self.window.answered(back, at)?;
         self.estimate(u32::try_from(micros(rtt)).unwrap_or(u32::MAX));
         self.unanswered = self.unanswered.min(back);
         self.final_word &= back != 0;
@@ -125,7 +125,7 @@ impl Track {
             self.verdict = Verdict::Good;
             self.trouble = Trouble::None;
         }
-        true
+        Some(rtt)
     }
 
     fn rise(&self, config: &ProbeConfig) -> u16 {
@@ -286,7 +286,7 @@ mod tests {
         let mut track = Track::default();
         for n in 0..10 {
             let seq = track.sent(&config, at(50 * n));
-            assert!(track.answered(seq, at(50 * n + 10), &config));
+            assert_eq!(track.answered(seq, at(50 * n + 10), &config), Some(Duration::from_millis(10)));
         }
         assert_eq!(track.verdict, Verdict::Good);
         for n in 10..12 {
@@ -342,8 +342,8 @@ mod tests {
         let config = config(50);
         let mut track = Track::default();
         let seq = track.sent(&config, at(0));
-        assert!(!track.answered(seq.wrapping_add(1), at(1), &config));
-        assert!(!track.answered(seq.wrapping_sub(7), at(1), &config));
+        assert_eq!(track.answered(seq.wrapping_add(1), at(1), &config), None);
+        assert_eq!(track.answered(seq.wrapping_sub(7), at(1), &config), None);
         assert_eq!(track.verdict, Verdict::Unknown);
     }
 

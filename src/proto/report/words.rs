@@ -36,6 +36,7 @@ pub fn reason(reason: Reason) -> (&'static str, &'static str) {
         Reason::Usable => ("usable", "usable again, must stay so for a while"),
         Reason::HeldDown => ("held-down", "stayed usable"),
         Reason::AtStart => ("at-start", "usable at the start"),
+        Reason::Operator => ("operator", "an operator said so"),
         Reason::Flapping => ("flapping", "flaps too much"),
         Reason::NoRoute => ("no-route", "the kernel refuses its default route"),
         Reason::NoAnswer => ("no-answer", "too few probe targets answer"),

@@ -39,6 +39,7 @@ use crate::config::{Config, DampingConfig, LastResort, Member, PolicyConfig, Upl
 use crate::engine::action::RouteQuestion;
 use crate::engine::event::MainDefault;
 use crate::engine::object::{Hop, RouteSpec, RouteTarget};
+use crate::engine::{Command, Hold};
 use crate::time::{Duration, Instant};
 use crate::types::{Family, FwMark, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
 
@@ -203,6 +204,26 @@ impl Scenario {
             }
             "main" => input_main(world, words)?,
             "path" => input_path(world, words)?,
+            "hold" => {
+                let uplink = words.uplink(&config)?;
+                let hold = match words.word("up, down or auto")? {
+                    "up" => Hold::Up,
+                    "down" => Hold::Down,
+                    _ => Hold::Auto,
+                };
+                world.command(Command::Hold { uplink, hold });
+                true
+            }
+            "prefer" => {
+                let policy = words.word("a policy")?;
+                let policy = config.policies.iter().position(|p| p.name == policy).ok_or("no such policy")?;
+                let uplink = match words.peek() {
+                    Some("nobody") => words.next().and(None),
+                    _ => Some(words.uplink(&config)?),
+                };
+                world.command(Command::Prefer { policy: PolicySlot(policy as u8), uplink });
+                true
+            }
             "freeze" => {
                 world.freeze(words.duration()?);
                 true

@@ -71,6 +71,7 @@ fn show_reason(reason: Reason) -> &'static str {
         Reason::HeldDown => "stayed good",
         Reason::AtStart => "at start",
         Reason::Flapping => "flapping",
+        Reason::Operator => "operator",
         Reason::NoRoute => "no route",
         Reason::NoAnswer => "no answer",
         Reason::Refused => "refused",

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::config::Config;
 use crate::engine::event::Feed;
 use crate::time::Duration;
-use crate::types::{Errno, Family, IfName};
+use crate::types::{Errno, Family, IfName, UplinkSlot};
 
 /// The words of a line, taken one by one.
 pub(super) struct Words<'a> {
@@ -55,6 +56,12 @@ impl<'a> Words<'a> {
 
     pub(super) fn device(&mut self) -> Result<IfName, String> {
         IfName::new(self.word("a device")?.as_bytes()).ok_or("not a device name".into())
+    }
+
+    pub(super) fn uplink(&mut self, config: &Config) -> Result<UplinkSlot, String> {
+        let name = self.word("an uplink")?;
+        let at = config.uplinks.iter().position(|u| u.name == name).ok_or(format!("no uplink '{name}'"))?;
+        Ok(UplinkSlot(at as u8))
     }
 
     pub(super) fn family(&mut self) -> Result<Family, String> {
