@@ -38,11 +38,13 @@ pub struct Globals {
     pub nexthops: bool,
     /// Whether a clean exit leaves routes and rules in place (`on_exit keep`).
     pub keep_on_exit: bool,
+    /// The group that may change things by the control socket (`control_group`): a name or a number.
+    pub control_group: Option<heapless::String<32>>,
 }
 
 impl Default for Globals {
     fn default() -> Self {
-        Self { mark_mask: 0x3F00, nexthops: true, keep_on_exit: true }
+        Self { mark_mask: 0x3F00, nexthops: true, keep_on_exit: true, control_group: None }
     }
 }
 

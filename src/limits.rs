@@ -28,6 +28,12 @@ pub const TARGETS: usize = board::TARGETS;
 pub const PROBE_SLOTS: usize = board::PROBE_SLOTS;
 /// Notices waiting to be told. One more is dropped and counted.
 pub const NOTICES: usize = board::NOTICES;
+/// Lines of the journal: the oldest is forgotten.
+pub const JOURNAL: usize = board::JOURNAL;
+/// Clients of the control socket. One more takes the place of the one idle longest, or is told that all are busy.
+pub const CLIENTS: usize = board::CLIENTS;
+/// Bytes of an answer on the control socket that wait to be sent; a longer part of an answer ends the connection.
+pub const CONTROL_TX: usize = board::CONTROL_TX;
 /// Requests sent and not yet answered. The next one waits.
 pub const IN_FLIGHT: usize = board::IN_FLIGHT;
 /// Bytes of the receive buffer. A longer datagram is cut by the kernel, counted as an overrun and read again by a dump.

@@ -177,6 +177,7 @@ impl Engine {
     pub(super) fn finish_switch(&mut self, at: usize, family: Family, verified: bool, now: Instant) {
         let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) else { return };
         if let Some((from, to, times)) = way.finish(verified, now) {
+            self.failover_times.add(times.committed);
             self.notices.push(Notice::Switched { policy: PolicySlot(at as u8), family, from, to, times });
             self.save_at.get_or_insert(now.after(SAVE_AFTER));
         }

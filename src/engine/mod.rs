@@ -48,7 +48,7 @@ use crate::types::{Errno, Family, UplinkSlot};
 use fib::Table;
 use notice::Notices;
 use object::{NexthopSpec, RouteSpec, RuleSpec};
-use switch::Way;
+use switch::{FailoverTimes, Way};
 use sync::Sync;
 use uplink::{Setting, Uplink};
 
@@ -89,6 +89,7 @@ pub struct Engine {
     preferred: Vec<Option<UplinkSlot>, { limits::POLICIES }>,
     /// Targets whose failure waits for somebody's word.
     doubts: u8,
+    failover_times: FailoverTimes,
     /// The last time that was told.
     now: Instant,
     counters: Counters,
@@ -145,6 +146,7 @@ impl Engine {
             probe_at: None,
             preferred: Vec::new(),
             doubts: 0,
+            failover_times: FailoverTimes::default(),
             now,
             counters: Counters::default(),
         };

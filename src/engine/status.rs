@@ -9,6 +9,11 @@ use crate::config::{Config, UplinkConfig};
 use crate::types::{Family, PolicySlot};
 
 impl Engine {
+    /// The last time that was told: what ages are counted from.
+    pub fn now(&self) -> crate::time::Instant {
+        self.now
+    }
+
     /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
@@ -22,6 +27,16 @@ impl Engine {
     /// The way of a policy in a family.
     pub fn policy_way(&self, slot: PolicySlot, family: Family) -> Option<&Way> {
         self.ways.get(usize::from(slot.0))?.get(family.index())
+    }
+
+    /// The member that an operator holds a policy on.
+    pub fn preferred(&self, slot: PolicySlot) -> Option<crate::types::UplinkSlot> {
+        self.preferred.get(usize::from(slot.0)).copied().flatten()
+    }
+
+    /// How long switches took.
+    pub fn failover_times(&self) -> &super::switch::FailoverTimes {
+        &self.failover_times
     }
 
     /// What was counted since the start.

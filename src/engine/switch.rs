@@ -92,3 +92,34 @@ impl Way {
         switch.asked.and(switch.committed_at).map(|at| at.after(VERIFY_TIMEOUT))
     }
 }
+
+/// How long switches took from the event to the commit, all since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailoverTimes {
+    counts: [u32; BOUNDS.len()],
+    /// How many there were.
+    pub count: u32,
+    /// All of them together, microseconds.
+    pub sum: u64,
+}
+
+/// Upper bounds of the histogram's buckets, microseconds; what took longer is in none.
+const BOUNDS: [u32; 10] = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000];
+
+impl FailoverTimes {
+    /// Counts one.
+    pub fn add(&mut self, took: Duration) {
+        let micros = crate::time::micros(took);
+        self.count = self.count.saturating_add(1);
+        self.sum = self.sum.saturating_add(micros);
+        let bucket = BOUNDS.iter().zip(&mut self.counts).find(|(bound, _)| micros <= u64::from(**bound));
+        if let Some((_, count)) = bucket {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Each bucket's upper bound in microseconds, and how many fell into it and no lower one.
+    pub fn buckets(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        BOUNDS.iter().copied().zip(self.counts.iter().copied())
+    }
+}

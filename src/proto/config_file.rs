@@ -251,6 +251,10 @@ impl Reader {
                         self.config.globals.keep_on_exit = word == 0;
                     }
                 }
+                "control_group" => match heapless::String::try_from(value.value.as_str()) {
+                    Ok(group) => self.config.globals.control_group = Some(group),
+                    Err(_) => self.error(section, Some(value), "a group name of over 32 bytes"),
+                },
                 "logging" | "loglevel" => self.later(section, value, "logging of rules"),
                 "source_routing" | "rt_table_lookup" => self.later(section, value, "further routing tables"),
                 "local_source" | "rtmon_interval" => self.warn(section, Some(value), "obsolete, without effect"),

@@ -4,6 +4,7 @@
 //! and says what it refused and at which byte. It does no input or output of its own.
 
 pub mod config_file;
+pub mod control;
 pub mod describe;
 pub mod netlink;
 pub mod report;

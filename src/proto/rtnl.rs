@@ -5,10 +5,12 @@
 mod answer;
 mod decode;
 mod encode;
+mod lookup;
 
 pub use answer::Answers;
 pub use decode::decode_notification;
 pub use encode::encode;
+pub use lookup::{RouteFound, decode_lookup, encode_lookup};
 
 use crate::types::Family;
 
@@ -55,6 +57,7 @@ pub(crate) mod number {
     pub const RTA_OIF: u16 = 4;
     pub const RTA_GATEWAY: u16 = 5;
     pub const RTA_PRIORITY: u16 = 6;
+    pub const RTA_PREFSRC: u16 = 7;
     pub const RTA_MULTIPATH: u16 = 9;
     pub const RTA_TABLE: u16 = 15;
     pub const RTA_MARK: u16 = 16;

@@ -19,6 +19,12 @@ impl Clock {
         Instant::from_micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
+    /// Seconds since 1970 by the system's clock: for people to read, never to decide by.
+    pub fn wall(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0)
+    }
+
     /// An engine's instant as the reactor wants it.
     pub fn deadline(&self, at: Instant) -> std::time::Instant {
         self.start + std::time::Duration::from_micros(at.micros())

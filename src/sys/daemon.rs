@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use smol::{Async, Timer};
 
 use super::clock::Clock;
+use super::control::{Control, Wish};
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
+use super::peer;
 use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
@@ -20,6 +22,7 @@ use crate::engine::object::{RouteSpec, RouteTarget};
 use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
 use crate::limits;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
+use crate::time::Instant;
 use crate::types::{Errno, Family, IfIndex, IfName, PolicySlot};
 
 /// Datagrams read from one socket before the others get their turn.
@@ -32,6 +35,8 @@ const REQUEST: usize = 512 + 8 * limits::GROUP;
 pub struct Options {
     /// The state file.
     pub state: PathBuf,
+    /// Where the control socket is, if there is to be one.
+    pub control: Option<PathBuf>,
     /// Receive buffers of this many bytes instead of the system's: for tests of overruns.
     pub receive_buffer: Option<u32>,
 }
@@ -61,6 +66,9 @@ pub struct Daemon {
     buf: Vec<u8>,
     changes: Vec<String>,
     names: BTreeMap<IfIndex, String>,
+    control: Option<Control>,
+    /// The configuration to go back to unless the new one is confirmed by then.
+    before: Option<(Box<Config>, Instant)>,
 }
 
 impl Daemon {
@@ -92,6 +100,8 @@ impl Daemon {
             buf: vec![0; limits::NETLINK_RX],
             changes: Vec::new(),
             names: BTreeMap::new(),
+            control: None,
+            before: None,
         })
     }
 
@@ -129,6 +139,30 @@ impl Daemon {
         }
     }
 
+    /// Opens the control socket. Without it the daemon does its work all the same.
+    ///
+    /// # Errors
+    /// Another daemon listens there: then this one should not run.
+    pub fn open_control(&mut self) -> io::Result<()> {
+        let Some(path) = &self.options.control else { return Ok(()) };
+        let group = self.engine.config().globals.control_group.as_ref();
+        let group = group.and_then(|name| {
+            let id = peer::group_id(name);
+            if id.is_none() {
+                log::warn!("control_group {name}: no such group; only root may change anything");
+            }
+            id
+        });
+        match Control::listen(path, group) {
+            Ok(control) => self.control = Some(control),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            }
+            Err(error) => log::error!("control socket {}: {error}; going on without", path.display()),
+        }
+        Ok(())
+    }
+
     /// Runs until a signal ends it; `reload` gives another configuration, or `None` to keep the running one.
     ///
     /// # Errors
@@ -142,7 +176,9 @@ impl Daemon {
             if self.dump.is_some() {
                 self.read_all()?;
             }
-            let next = self.engine.poll_timeout();
+            let control = self.control.as_ref().and_then(Control::next_timeout);
+            let confirm = self.before.as_ref().map(|(_, until)| *until);
+            let next = [self.engine.poll_timeout(), control, confirm].into_iter().flatten().min();
             if next != armed {
                 armed = next;
                 match next {
@@ -155,10 +191,8 @@ impl Daemon {
                 match signal {
                     Signal::Terminate => return self.end(),
                     Signal::Reload => {
-                        if let Some(config) = reload() {
-                            log::info!("Configuration read again");
-                            self.engine.reconfigure(&config, self.clock.now());
-                        }
+                        self.before = None;
+                        self.reload(reload);
                     }
                 }
             }
@@ -167,7 +201,57 @@ impl Daemon {
                 armed = None;
                 self.engine.handle_timeout(self.clock.now());
             }
+            self.drain()?;
+            self.turn_control(reload)?;
         }
+    }
+
+    fn reload(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> bool {
+        let Some(config) = reload() else { return false };
+        log::info!("Configuration read again");
+        self.engine.reconfigure(&config, self.clock.now());
+        true
+    }
+
+    /// Clients come last: whatever they want, the links were read and traffic was moved before.
+    fn turn_control(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+        let now = self.clock.now();
+        if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
+            log::warn!("The configuration was not confirmed: back to the one before");
+            self.engine.reconfigure(&before, now);
+        }
+        loop {
+            let now = self.clock.now();
+            let Some(control) = &mut self.control else { return self.drain() };
+            let Some((id, wish)) = control.turn(&self.engine, &self.stored.journal, now) else { return self.drain() };
+            let result = self.fulfil(wish, reload);
+            self.drain()?;
+            let now = self.clock.now();
+            if let Some(control) = &mut self.control {
+                control.answer(id, result, now);
+            }
+        }
+    }
+
+    fn fulfil(&mut self, wish: Wish, reload: &mut dyn FnMut() -> Option<Config>) -> Result<(), &'static str> {
+        let now = self.clock.now();
+        match wish {
+            Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
+            Wish::Reload { confirm } => {
+                let before = self.before.take().map_or_else(|| Box::new(self.engine.config().clone()), |(b, _)| b);
+                if !self.reload(reload) {
+                    return Err("the configuration is wrong and was not taken: see 'linkwatch check' and the log");
+                }
+                self.before = confirm.map(|time| (before, now.after(time)));
+            }
+            Wish::Confirm => {
+                self.before.take().ok_or("nothing waits to be confirmed")?;
+                log::info!("Configuration confirmed");
+            }
+            Wish::FlushFlows(_) => return Err("this build does not touch flows"),
+            Wish::Trace(_) => return Err("this build records nothing"),
+        }
+        Ok(())
     }
 
     /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
@@ -252,6 +336,7 @@ impl Daemon {
             any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
+        any |= self.control.as_ref().is_some_and(|c| c.poll_ready(cx));
         let timer = Pin::new(timer).poll(cx).is_ready();
         if any || timer { Poll::Ready(Ready { timer }) } else { Poll::Pending }
     }
@@ -423,13 +508,25 @@ impl Daemon {
         Ok(())
     }
 
-    fn announce(&self, notice: &Notice) {
+    fn announce(&mut self, notice: &Notice) {
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
         let line = text.notice(notice);
         match notice {
             Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::info!("{line}"),
             _ => log::warn!("{line}"),
+        }
+        let uplink = match notice {
+            Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),
+            Notice::Switched { to, from, .. } => to.or(*from),
+            _ => None,
+        };
+        let config = self.engine.config();
+        let uplink = uplink.and_then(|u| config.uplinks.get(usize::from(u.0))).map_or("", |u| u.name.as_str());
+        self.stored.journal.push(self.clock.wall(), uplink, line);
+        let now = self.clock.now();
+        if let Some(control) = &mut self.control {
+            control.stir(&self.engine, &self.stored.journal, now);
         }
     }
 

@@ -4,11 +4,16 @@
 //! then answers, then other notifications, signals, and the timer last, so that news is read before a clock judges.
 //! No channel and no task lies between a datagram and the engine; an idle daemon never wakes.
 
+pub mod client;
 pub mod clock;
+pub mod control;
 pub mod daemon;
+pub mod journal;
 pub mod log;
+pub mod lookup;
 pub mod monitor;
 pub mod netlink;
+pub mod peer;
 pub mod signal;
 pub mod store;
 pub mod sysctl;

@@ -7,14 +7,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
 use crate::types::{Family, IfName};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// More than the largest board writes.
-const SIZE: usize = 64 + 96 * limits::UPLINKS;
+const SIZE: usize = 128 + 96 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct State {
     pub history: Snapshot,
     /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
+    /// What was told.
+    pub journal: Journal,
 }
 
 /// A sysctl's value from before us.

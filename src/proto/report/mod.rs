@@ -15,7 +15,7 @@ use core::net::IpAddr;
 use crate::config::UplinkConfig;
 use crate::engine::probe::{Reach, Track};
 use crate::engine::uplink::{Leg, Uplink};
-use crate::engine::{Engine, State};
+use crate::engine::{Engine, Hold, State, layout};
 use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Family, PolicySlot};
@@ -110,6 +110,12 @@ pub fn uplink_fields(config: &UplinkConfig, uplink: &Uplink, now: Instant, out: 
     out.flag("admin_up", link.is_some_and(|l| l.admin_up));
     out.flag("carrier", link.is_some_and(|l| l.carrier));
     leg_fields(best, now, out);
+    let hold = match uplink.hold {
+        Hold::Auto => "auto",
+        Hold::Up => "up",
+        Hold::Down => "down",
+    };
+    out.text("hold", hold);
     out.number("carrier_losses", uplink.flaps.into());
     out.flag("metered", config.probe.metered);
     out.flag("sparing", uplink.probing.sparing);
@@ -193,6 +199,9 @@ fn policy(engine: &Engine, at: usize, out: &mut dyn Sink) {
     let config = engine.config();
     let Some(policy) = config.policies.get(at) else { return };
     out.table(&policy.name);
+    out.number("table", layout::policy_table(PolicySlot(at as u8)).into());
+    let held = engine.preferred(PolicySlot(at as u8)).and_then(|u| config.uplinks.get(usize::from(u.0)));
+    out.text("held_on", held.map_or("", |u| u.name.as_str()));
     for family in Family::BOTH {
         out.array(words::family(family));
         let way = engine.policy_way(PolicySlot(at as u8), family);
@@ -222,6 +231,19 @@ fn tail(engine: &Engine, out: &mut dyn Sink) {
     for what in engine.missing() {
         out.text("", what);
     }
+    out.end();
+    let times = engine.failover_times();
+    out.table("failover_us");
+    out.array("buckets");
+    for (le, count) in times.buckets() {
+        out.table("");
+        out.number("le", le.into());
+        out.number("count", count.into());
+        out.end();
+    }
+    out.end();
+    out.number("count", times.count.into());
+    out.number("sum", i64::try_from(times.sum).unwrap_or(i64::MAX));
     out.end();
     let counters = engine.counters();
     out.table("counters");

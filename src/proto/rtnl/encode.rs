@@ -212,10 +212,20 @@ fn encode_nexthop(op: Op, nexthop: &NexthopSpec, seq: u32, buf: &mut [u8]) -> Re
 }
 
 fn encode_question(question: &RouteQuestion, seq: u32, buf: &mut [u8]) -> Result<usize, Full> {
+    encode_question_with(question, 0, seq, buf)
+}
+
+/// The same with flags of `struct rtmsg`.
+pub(super) fn encode_question_with(
+    question: &RouteQuestion,
+    flags: u32,
+    seq: u32,
+    buf: &mut [u8],
+) -> Result<usize, Full> {
     let mut writer = Writer::new(buf, n::GETROUTE, 0, seq);
     let dst_len = if question.dst.is_ipv4() { 32 } else { 128 };
     writer.put(&[af(Family::of(question.dst)), dst_len, 0, 0, 0, 0, 0, 0]);
-    writer.put(&0_u32.to_ne_bytes());
+    writer.put(&flags.to_ne_bytes());
     put_ip(&mut writer, n::RTA_DST, question.dst);
     if let Some(mark) = question.mark {
         writer.attribute_u32(n::RTA_MARK, mark.value);

@@ -2,44 +2,47 @@
 //!
 //! It is part of the library so that the demo can be the daemon too.
 
+mod client;
+mod metrics;
+pub mod show;
+pub mod tree;
+mod why;
+mod words;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use client::Client;
+
 use crate::config::Config;
-use crate::engine::Engine;
+use crate::engine::{Engine, Hold};
 use crate::limits;
 use crate::proto::config_file::{self, Dialect};
+use crate::proto::control::Request;
 use crate::proto::describe::Style;
+use crate::sys::clock::Clock;
 use crate::sys::daemon::{Daemon, Options, known_ids};
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
 
-const HELP: &str = "\
-linkwatch: watches WAN links and keeps traffic on one that works
-
-  linkwatch run [-c FILE] [--state FILE] [--control PATH] [--ubus PATH|none] [--log stderr|syslog] [-v...]
-                                                                         run in the foreground
-  linkwatch check [FILE]                                                 say what is wrong in a configuration
-  linkwatch plan [-c FILE]                                               show the changes 'run' would make to the kernel
-  linkwatch flush [--state FILE]                                         remove every trace from the kernel
-  linkwatch monitor [--json]                                             print what the kernel announces, as it comes
-  linkwatch --version                                                    version, board, limits
-  linkwatch --help
-
-FILE is /etc/config/linkwatch, else /etc/config/mwan3, unless given. A file named mwan3 is read as mwan3's.
-SIGHUP reads the configuration again; SIGTERM ends. Exit status: 0 fine, 1 failed, 2 wrong words.
-";
-
 struct Words {
     command: String,
     config: Option<PathBuf>,
     state: PathBuf,
+    control: PathBuf,
     syslog: bool,
     verbosity: u8,
     receive_buffer: Option<u32>,
     json: bool,
+    watch: bool,
+    follow: bool,
+    since: u32,
+    confirm: Option<String>,
+    mark: Option<String>,
+    /// What follows the command.
+    args: Vec<String>,
     /// Options that this version takes and has no use for yet.
     without_effect: Vec<String>,
 }
@@ -58,10 +61,17 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         command: String::new(),
         config: None,
         state: PathBuf::from("/var/run/linkwatch/state"),
+        control: PathBuf::from("/var/run/linkwatch/control"),
         syslog: false,
         verbosity: 0,
         receive_buffer: None,
         json: false,
+        watch: false,
+        follow: false,
+        since: 0,
+        confirm: None,
+        mark: None,
+        args: Vec::new(),
         without_effect: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_args(args);
@@ -72,7 +82,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Short('c') => words.config = Some(parser.value()?.into()),
             Long("state") => words.state = parser.value()?.into(),
             // Taken from now on so that scripts need not change when those parts arrive.
-            Long("control") => words.later("--control", parser.value()?.into()),
+            Long("control") => words.control = parser.value()?.into(),
             Long("ubus") => words.later("--ubus", parser.value()?.into()),
             Long("rcvbuf") => words.receive_buffer = Some(parser.value()?.parse()?),
             Long("log") => match parser.value()?.string()?.as_str() {
@@ -80,10 +90,16 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
                 "stderr" => words.syslog = false,
                 other => return Err(format!("--log {other}: want stderr or syslog").into()),
             },
-            Long("json") if words.command == "monitor" => words.json = true,
+            Long("json") => words.json = true,
+            Long("watch") => words.watch = true,
+            Long("follow") => words.follow = true,
+            Long("since") => words.since = parser.value()?.parse()?,
+            Long("confirm") => words.confirm = Some(parser.value()?.string()?),
+            Long("mark") => words.mark = Some(parser.value()?.string()?),
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
+            Value(word) if !words.command.is_empty() && words.args.len() < 3 => words.args.push(word.string()?),
             _ => return Err(word.unexpected()),
         }
     }
@@ -112,9 +128,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(())
         }
         "--help" => {
-            print!("{HELP}");
+            print!("{}", words::help());
             Ok(())
         }
+        command if words::COMMANDS.iter().any(|c| c.name == command) || command == "names" => ask(&words),
         other => {
             eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
             return ExitCode::from(2);
@@ -127,6 +144,60 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
                 eprintln!("linkwatch: {message}");
             }
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Commands that ask the running daemon.
+fn ask(words: &Words) -> Result<(), String> {
+    let client = Client { path: &words.control, json: words.json };
+    let args: Vec<&str> = words.args.iter().map(String::as_str).collect();
+    match (words.command.as_str(), args.as_slice()) {
+        ("status", []) => client.status(words.watch),
+        ("why", [what]) => match what.parse() {
+            Ok(addr) => why::destination(&client, addr, words.mark.as_deref()),
+            Err(_) => client.why(what, Clock::start().wall()),
+        },
+        ("events", []) => client.events(words.since, words.follow),
+        ("graph", [uplink]) => client.graph(uplink),
+        ("metrics", []) => {
+            print!("{}", metrics::metrics(&client.status_tree()?));
+            Ok(())
+        }
+        ("up", [uplink]) => client.hold(uplink, Hold::Up),
+        ("down", [uplink]) => client.hold(uplink, Hold::Down),
+        ("auto", [uplink]) => client.hold(uplink, Hold::Auto),
+        ("switch", [policy, "auto"]) => client.simple(&Request::Prefer { policy, uplink: None }),
+        ("switch", [policy, uplink]) => client.simple(&Request::Prefer { policy, uplink: Some(uplink) }),
+        ("probe", [uplink]) => client.probe(uplink, None),
+        ("probe", [uplink, target]) => client.probe(uplink, Some(target)),
+        ("reload", []) => client.simple(&Request::Reload { confirm_ms: None }),
+        ("apply", []) => {
+            let time = words.confirm.as_deref().ok_or("apply needs --confirm TIME, such as 60s")?;
+            let millis = time.strip_suffix("ms").map(|ms| (ms, 1)).or(time.strip_suffix('s').map(|s| (s, 1000)));
+            let (number, scale) = millis.unwrap_or((time, 1000));
+            let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
+            let millis = millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))?;
+            client.simple(&Request::Reload { confirm_ms: Some(millis) })?;
+            println!("applied; 'linkwatch confirm' within {time} keeps it");
+            Ok(())
+        }
+        ("confirm", []) => client.simple(&Request::Confirm),
+        ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
+        ("trace", ["start", file]) => client.simple(&Request::Trace { file: Some(file) }),
+        ("trace", ["stop"]) => client.simple(&Request::Trace { file: None }),
+        ("names", [of]) => client.names(of),
+        ("completion", []) => {
+            print!("{}", words::completion());
+            Ok(())
+        }
+        ("man", []) => {
+            print!("{}", words::manual());
+            Ok(())
+        }
+        (command, _) => {
+            let takes = words::COMMANDS.iter().find(|c| c.name == command).map_or("", |c| c.takes);
+            Err(format!("want: linkwatch {command} {takes}"))
         }
     }
 }
@@ -175,7 +246,8 @@ fn read_config(words: &Words) -> Result<Config, String> {
 }
 
 fn options(words: &Words) -> Options {
-    Options { state: words.state.clone(), receive_buffer: words.receive_buffer }
+    let control = Some(words.control.clone()).filter(|path| path.as_os_str() != "none");
+    Options { state: words.state.clone(), control, receive_buffer: words.receive_buffer }
 }
 
 fn run(words: &Words) -> Result<(), String> {
@@ -191,6 +263,7 @@ fn run(words: &Words) -> Result<(), String> {
     let executor = smol::LocalExecutor::new();
     let main = async {
         daemon.check_privileges().await?;
+        daemon.open_control()?;
         daemon.run(signals, &mut reload).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
