@@ -6,7 +6,7 @@ mod answer;
 mod decode;
 mod encode;
 
-pub use answer::Answers;
+pub use answer::{Answers, errno};
 pub use decode::decode_notification;
 pub use encode::encode;
 
@@ -35,6 +35,7 @@ pub(crate) mod number {
 
     pub const IFLA_IFNAME: u16 = 3;
     pub const IFLA_OPERSTATE: u16 = 16;
+    pub const IFLA_STATS64: u16 = 23;
     pub const IFLA_EXT_MASK: u16 = 29;
     pub const IFLA_CARRIER_UP_COUNT: u16 = 47;
     pub const IFLA_CARRIER_DOWN_COUNT: u16 = 48;

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod log;
 pub mod monitor;
 pub mod netlink;
+pub mod probe;
 pub mod signal;
 pub mod store;
 pub mod sysctl;

@@ -114,6 +114,10 @@ impl Answers {
                 sink(Event::RouteAnswer { token, oif });
                 Ok(())
             }
+            n::NEWLINK => {
+                decode::fact(message, LinkSource::Answered, sink)?;
+                decode::traffic(&message.body, sink)
+            }
             _ => decode::fact(message, LinkSource::Answered, sink),
         }
     }
@@ -158,18 +162,19 @@ fn positive(negated: u32) -> Errno {
     Errno(generic(u16::try_from(negated.wrapping_neg()).unwrap_or(u16::MAX)))
 }
 
-/// MIPS counts the network's errors from 88 on in its own way (`arch/mips/include/uapi/asm/errno.h`).
+/// An error number of this machine, in the numbering that most architectures share.
+pub fn errno(raw: i32) -> Errno {
+    Errno(generic(u16::try_from(raw).unwrap_or(u16::MAX)))
+}
+
+/// MIPS counts the network's errors in its own way (`arch/mips/include/uapi/asm/errno.h`).
 #[cfg(any(target_arch = "mips", target_arch = "mips64"))]
 const fn generic(errno: u16) -> u16 {
     match errno {
-        122 => 95,
-        124 => 97,
-        125 => 98,
-        127 => 100,
-        128 => 101,
-        132 => 105,
-        145 => 110,
-        148 => 113,
+        // ENOTSOCK to ENOPROTOOPT, EPROTONOSUPPORT to ENOTCONN, ESHUTDOWN to EINPROGRESS.
+        95..=99 => errno - 7,
+        120..=134 => errno - 27,
+        143..=150 => errno - 35,
         n => n,
     }
 }
