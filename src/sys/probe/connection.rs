@@ -8,7 +8,7 @@ use heapless::String;
 
 use super::poller::{Interest, Poller};
 use super::socket::Socket;
-use crate::config::probe::{Method, ProbeConfig};
+use crate::config::probe::{Host, Method, ProbeConfig};
 use crate::engine::Event;
 use crate::engine::action::ProbeRequest;
 use crate::engine::event::{ProbeId, ProbeOutcome, Refusal};
@@ -58,7 +58,12 @@ impl Connections {
         let (key, place) = self.table.iter_mut().enumerate().find(|(_, c)| c.is_none()).ok_or(Errno::EMFILE)?;
         let words = match config.method {
             Method::Http => {
-                let text = http::request(&config.name, &config.path, request.target, config.port);
+                let target = config.targets.get(usize::from(request.id.track)).map(|t| &t.host);
+                let host = match target {
+                    Some(Host::Name(name)) if config.name.is_empty() => name,
+                    _ => &config.name,
+                };
+                let text = http::request(host, &config.path, request.target, config.port);
                 Some((text.ok_or(Errno::EINVAL)?, config.status))
             }
             _ => None,
@@ -142,7 +147,7 @@ impl Connection {
         };
         *read = read.saturating_add(len);
         match line.feed(buf.get(..len).unwrap_or(&[])) {
-            Progress::Status(found) if found == *status => Some(Some(ProbeOutcome::Answered)),
+            Progress::Status(found) if *status == 0 || found == *status => Some(Some(ProbeOutcome::Answered)),
             Progress::Status(found) => Some(Some(ProbeOutcome::Refused(Refusal::BadStatus(found)))),
             // No status at all is another status.
             Progress::Garbage => Some(Some(ProbeOutcome::Refused(Refusal::BadStatus(0)))),
