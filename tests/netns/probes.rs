@@ -40,6 +40,7 @@ pub const CASES: &[Case] = &[
     ("probes::what_cannot_be_sent_says_why", not_sent),
     ("probes::a_device_made_again_needs_no_care", made_again),
     ("probes::names_are_resolved_through_the_uplink", names),
+    ("probes::an_upstream_that_dies_silently_moves_the_traffic_and_back", dies_silently),
     ("probes::answers_carry_the_time_at_which_they_came", stamps),
 ];
 
@@ -728,4 +729,20 @@ fn stamps() {
             }
         });
     }
+}
+
+/// The provider's network dies behind its port: the carrier stays.
+fn dies_silently() {
+    let options = "\tlist track_ip '203.0.113.10'\n\tlist track_ip '2001:db8:ffff::10'\n\toption interval '50ms'\n";
+    let setup = crate::Setup::new("silent", bed::lab::Port::Virtual, &crate::two_wans(options));
+    setup.wait_way(0);
+    let forwarding = |on: &str| {
+        for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            setup.lab.isps[0].sysctl(name, on).expect("a sysctl");
+        }
+    };
+    forwarding("0");
+    setup.wait_way(1);
+    forwarding("1");
+    setup.wait_way(0);
 }

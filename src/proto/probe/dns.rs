@@ -94,7 +94,7 @@ pub fn decode(message: &[u8], id: u16, name: &str, family: Family) -> Result<Ans
     }
     let code = flags & RCODE;
     // A server that could not even read the question may leave it out.
-    if questions == 0 && code != 0 {
+    if questions == 0 && !matches!(code, 0 | 3) {
         return Ok(Answer::Failed(code as u8));
     }
     if questions != 1 {
