@@ -26,6 +26,8 @@ pub const GATEWAYS: usize = board::GATEWAYS;
 pub const TARGETS: usize = board::TARGETS;
 /// Probes remembered per target: the oldest is forgotten.
 pub const PROBE_SLOTS: usize = board::PROBE_SLOTS;
+/// Connections of TCP and HTTP probes at a time. One more probe is not sent (`EMFILE`).
+pub const CONNECTIONS: usize = board::CONNECTIONS;
 /// Notices waiting to be told. One more is dropped and counted.
 pub const NOTICES: usize = board::NOTICES;
 /// Lines of the journal: the oldest is forgotten.

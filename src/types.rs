@@ -217,10 +217,14 @@ impl Errno {
     pub const ENODEV: Self = Self(19);
     /// Invalid.
     pub const EINVAL: Self = Self(22);
+    /// Too many open files, or a table of ours is full.
+    pub const EMFILE: Self = Self(24);
     /// Not supported (asm-generic; the shell translates MIPS's own number).
     pub const EOPNOTSUPP: Self = Self(95);
     /// Family not supported (asm-generic; the shell translates MIPS's own number).
     pub const EAFNOSUPPORT: Self = Self(97);
+    /// The source address is not ours (any more).
+    pub const EADDRNOTAVAIL: Self = Self(99);
     /// Network is down.
     pub const ENETDOWN: Self = Self(100);
     /// Network is unreachable.
@@ -240,8 +244,10 @@ impl fmt::Display for Errno {
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
+            Self::EMFILE => "EMFILE",
             Self::EOPNOTSUPP => "EOPNOTSUPP",
             Self::EAFNOSUPPORT => "EAFNOSUPPORT",
+            Self::EADDRNOTAVAIL => "EADDRNOTAVAIL",
             Self::ENETDOWN => "ENETDOWN",
             Self::ENETUNREACH => "ENETUNREACH",
             Self::ETIMEDOUT => "ETIMEDOUT",

@@ -81,11 +81,12 @@ pub struct ProbeConfig {
     pub targets: Vec<Target, { limits::TARGETS }>,
     /// Port of [`Method::Tcp`] and [`Method::Http`].
     pub port: u16,
-    /// What [`Method::Dns`] asks for; the `Host` that [`Method::Http`] names, empty for the target itself.
+    /// What [`Method::Dns`] asks for, empty for the root; the `Host` that [`Method::Http`] names, empty for the target
+    /// itself.
     pub name: Word,
     /// What [`Method::Http`] gets.
     pub path: Word,
-    /// The status that [`Method::Http`] wants, 100 to 599.
+    /// The status that [`Method::Http`] wants, 100 to 599; 0 takes any.
     pub status: u16,
     /// How many targets of a family must answer; at least 1, at most the targets there are.
     pub reliability: u8,

@@ -3,6 +3,8 @@
 //! Everything is either applied or named: an error for each wrong value (then there is no configuration at all), a
 //! warning for each option that is understood but not applied yet. Nothing is dropped in silence.
 
+mod probe;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::uci::Diagnostic;
@@ -13,6 +15,7 @@ use crate::config::{
 use crate::limits;
 use crate::time::Duration;
 use crate::types::{IfName, Name, PolicySlot, PortRange, Prefix, UplinkId, UplinkSlot};
+use probe::Probes;
 
 /// Whose file it is: what is meant where nothing is said differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,34 +36,6 @@ pub struct Outcome {
     /// What is understood but not applied, or likely not meant.
     pub warnings: Vec<Diagnostic>,
 }
-
-/// Options of mwan3's probes: checked and kept for the day when probes are there.
-const PROBE_NUMBERS: [(&str, u32, u32); 16] = [
-    ("reliability", 1, 100),
-    ("count", 1, 5),
-    ("timeout", 1, 10),
-    ("interval", 1, 3600),
-    ("failure_interval", 1, 3600),
-    ("recovery_interval", 1, 3600),
-    ("keep_failure_interval", 0, 1),
-    ("down", 1, 10),
-    ("up", 1, 10),
-    ("size", 1, 65507),
-    ("max_ttl", 1, 255),
-    ("check_quality", 0, 1),
-    ("failure_latency", 0, 100_000),
-    ("recovery_latency", 0, 100_000),
-    ("failure_loss", 0, 100),
-    ("recovery_loss", 0, 100),
-];
-/// Other options of mwan3's interfaces that belong to probes and flows.
-const PROBE_WORDS: [(&str, &[&str]); 5] = [
-    ("track_ip", &[]),
-    ("track_method", &["ping", "arping", "httping", "nping-tcp", "nping-udp", "nping-icmp", "nping-arp", "nslookup"]),
-    ("httping_ssl", &["0", "1"]),
-    ("initial_state", &["online", "offline"]),
-    ("flush_conntrack", &["ifup", "ifdown", "connected", "disconnected", "always", "never"]),
-];
 
 /// Reads a file. `known_ids` are the numbers that names had before: a number stays with its name.
 pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Outcome {
@@ -284,6 +259,7 @@ impl Reader {
             probe: ProbeConfig::default(),
         };
         let mut tuning = DampingConfig::default();
+        let mut probes = Probes::default();
         for value in &section.options {
             let key = value.key.as_str();
             match key {
@@ -314,7 +290,17 @@ impl Reader {
                 "damping_half_life" => tuning.half_life = self.duration(section, value).unwrap_or(tuning.half_life),
                 "damping_max" => tuning.max_suppress = self.duration(section, value).unwrap_or(tuning.max_suppress),
                 "online_metric" => self.warn(section, Some(value), "obsolete, without effect"),
-                _ => self.probe_option(section, value),
+                "flush_conntrack" => {
+                    let words = ["ifup", "ifdown", "connected", "disconnected", "always", "never"];
+                    if self.word(section, value, &words).is_some() {
+                        self.later(section, value, "flows");
+                    }
+                }
+                _ => {
+                    if !self.probe_option(section, value, &mut probes) {
+                        self.unknown(section, value);
+                    }
+                }
             }
         }
         if tuning.reuse >= tuning.suppress {
@@ -328,6 +314,7 @@ impl Reader {
             self.error(section, None, "damping_half_life is zero");
         }
         uplink.damping = damping.map(|_| tuning);
+        uplink.probe = self.probes(section, probes, uplink.families);
         if !enabled {
             self.disabled.push(section.name.clone());
             return;
@@ -349,24 +336,6 @@ impl Reader {
         }
         if self.config.uplinks.push(uplink).is_err() {
             self.error(section, None, format!("too many interfaces: this board's build holds {}", limits::UPLINKS));
-        }
-    }
-
-    fn probe_option(&mut self, section: &Section, value: &Value) {
-        let key = value.key.as_str();
-        if let Some((_, min, max)) = PROBE_NUMBERS.iter().find(|(name, ..)| *name == key) {
-            if self.number(section, value, *min, *max).is_some() {
-                self.later(section, value, "health probes");
-            }
-            return;
-        }
-        match PROBE_WORDS.iter().find(|(name, _)| *name == key) {
-            Some((_, allowed)) => {
-                if allowed.is_empty() || self.word(section, value, allowed).is_some() {
-                    self.later(section, value, "health probes");
-                }
-            }
-            None => self.unknown(section, value),
         }
     }
 

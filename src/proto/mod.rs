@@ -7,6 +7,7 @@ pub mod config_file;
 pub mod control;
 pub mod describe;
 pub mod netlink;
+pub mod probe;
 pub mod report;
 pub mod rtnl;
 pub mod uci;

@@ -105,6 +105,14 @@ impl<'a> Bytes<'a> {
         self.slice(from, what).map(u32::from_ne_bytes)
     }
 
+    /// Eight bytes at `from`, in the machine's order.
+    ///
+    /// # Errors
+    /// They are beyond the end.
+    pub fn u64(&self, from: usize, what: &'static str) -> Result<u64, Malformed> {
+        self.slice(from, what).map(u64::from_ne_bytes)
+    }
+
     /// All from `from` on.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ mod decode;
 mod encode;
 mod lookup;
 
-pub use answer::Answers;
+pub use answer::{Answers, errno};
 pub use decode::decode_notification;
 pub use encode::encode;
 pub use lookup::{RouteFound, decode_lookup, encode_lookup};
@@ -37,6 +37,7 @@ pub(crate) mod number {
 
     pub const IFLA_IFNAME: u16 = 3;
     pub const IFLA_OPERSTATE: u16 = 16;
+    pub const IFLA_STATS64: u16 = 23;
     pub const IFLA_EXT_MASK: u16 = 29;
     pub const IFLA_CARRIER_UP_COUNT: u16 = 47;
     pub const IFLA_CARRIER_DOWN_COUNT: u16 = 48;

@@ -5,6 +5,7 @@
 //! here waits and nothing reads a clock. Scenarios ([`script`]) and random runs ([`random`]) are built on it.
 #![forbid(unsafe_code)]
 
+pub mod fuzz_probe;
 pub mod kernel;
 pub mod model;
 pub mod paths;

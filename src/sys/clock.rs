@@ -1,4 +1,5 @@
-//! The only reader of the clock: monotonic, so no step of the wall clock can be seen anywhere.
+//! The only reader of clocks. Everything runs on the monotonic one; the wall clock is only read to understand the
+//! kernel's time stamps, and never decides.
 
 use crate::time::Instant;
 
@@ -28,5 +29,14 @@ impl Clock {
     /// An engine's instant as the reactor wants it.
     pub fn deadline(&self, at: Instant) -> std::time::Instant {
         self.start + std::time::Duration::from_micros(at.micros())
+    }
+}
+
+/// The wall clock, microseconds since 1970; negative before.
+pub fn wall() -> i64 {
+    let micros = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+        Ok(since) => micros(since),
+        Err(before) => micros(before.duration()).saturating_neg(),
     }
 }

@@ -13,17 +13,21 @@ use super::clock::Clock;
 use super::control::{Control, Wish};
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
 use super::peer;
+use super::probe::Prober;
 use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
 use super::text::Text;
 use crate::config::Config;
+use crate::config::probe::Host;
+use crate::engine::action::{ProbePath, ProbeRequest};
+use crate::engine::event::ProbeOutcome;
 use crate::engine::object::{RouteSpec, RouteTarget};
 use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
 use crate::limits;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::time::Instant;
-use crate::types::{Errno, Family, IfIndex, IfName, PolicySlot};
+use crate::types::{Errno, Family, IfIndex, IfName, PolicySlot, UplinkSlot};
 
 /// Datagrams read from one socket before the others get their turn.
 const BUDGET: usize = 64;
@@ -58,6 +62,7 @@ pub struct Daemon {
     state: Async<Socket>,
     requests: Async<Socket>,
     answers: Answers,
+    prober: Box<Prober>,
     options: Options,
     stored: State,
     mode: Mode,
@@ -93,6 +98,7 @@ impl Daemon {
             state: Async::new_nonblocking(state)?,
             requests: Async::new_nonblocking(Socket::open(&[], None)?)?,
             answers: Answers::default(),
+            prober: Box::default(),
             options,
             stored,
             mode: Mode::Real,
@@ -178,7 +184,8 @@ impl Daemon {
             }
             let control = self.control.as_ref().and_then(Control::next_timeout);
             let confirm = self.before.as_ref().map(|(_, until)| *until);
-            let next = [self.engine.poll_timeout(), control, confirm].into_iter().flatten().min();
+            let probes = self.prober.next_timeout();
+            let next = [self.engine.poll_timeout(), probes, control, confirm].into_iter().flatten().min();
             if next != armed {
                 armed = next;
                 match next {
@@ -199,7 +206,9 @@ impl Daemon {
             self.read_all()?;
             if ready.timer {
                 armed = None;
-                self.engine.handle_timeout(self.clock.now());
+                let (engine, now) = (&mut self.engine, self.clock.now());
+                self.prober.on_timeout(now, &mut |event| engine.handle_event(event, now));
+                engine.handle_timeout(now);
             }
             self.drain()?;
             self.turn_control(reload)?;
@@ -335,6 +344,7 @@ impl Daemon {
         {
             any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
+        any |= self.prober.poll_ready(cx);
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
         any |= self.control.as_ref().is_some_and(|c| c.poll_ready(cx));
         let timer = Pin::new(timer).poll(cx).is_ready();
@@ -357,7 +367,45 @@ impl Daemon {
                 break;
             }
         }
+        self.read_probes()?;
         self.send_dump()
+    }
+
+    /// Reads the answers to probes, which come after all news of links: a probe over a link that is gone says nothing.
+    fn read_probes(&mut self) -> io::Result<()> {
+        let (engine, now) = (&mut self.engine, self.clock.now());
+        self.prober.receive(now, &mut |event| {
+            log::trace!("{event:?}");
+            engine.handle_event(event, now);
+        });
+        self.drain()
+    }
+
+    fn probe(&mut self, request: &ProbeRequest, now: crate::time::Instant) {
+        let uplink = self.engine.config().uplinks.get(usize::from(request.id.uplink.0));
+        let sent = uplink.map_or(Err(Errno::ENOENT), |u| self.prober.send(request, &u.probe, now));
+        if let Err(errno) = sent {
+            let outcome = ProbeOutcome::NotSent(errno);
+            self.engine.handle_event(Event::Probe { id: request.id, outcome, at: now }, now);
+        }
+    }
+
+    fn resolve(&mut self, uplink: UplinkSlot, track: u8, path: &ProbePath, now: crate::time::Instant) {
+        let config = self.engine.config().uplinks.get(usize::from(uplink.0)).map(|u| &u.probe);
+        let target = config.and_then(|c| Some((c, c.targets.get(usize::from(track))?)));
+        let asked = match target {
+            Some((config, target)) => match &target.host {
+                Host::Name(name) => {
+                    self.prober.resolve(uplink, track, path, name, target.family, &config.resolvers, now)
+                }
+                Host::Addr(_) | Host::Gateway => Err(Errno::EINVAL),
+            },
+            None => Err(Errno::ENOENT),
+        };
+        if let Err(errno) = asked {
+            log::debug!("name of target {track} of uplink {}: {errno}", uplink.0);
+            self.engine.handle_event(Event::Resolved { uplink, track, addr: None }, now);
+        }
     }
 
     /// Asks for the dump that the engine wants, now that all older news have been read: some of what they tell of may
@@ -440,6 +488,14 @@ impl Daemon {
             }
             Action::Dump(dump) => {
                 self.dump = Some(dump);
+                Ok(())
+            }
+            Action::Probe(request) => {
+                self.probe(&request, now);
+                Ok(())
+            }
+            Action::Resolve { uplink, track, path } => {
+                self.resolve(uplink, track, &path, now);
                 Ok(())
             }
             Action::ReopenRequests => {

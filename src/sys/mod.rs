@@ -14,6 +14,7 @@ pub mod lookup;
 pub mod monitor;
 pub mod netlink;
 pub mod peer;
+pub mod probe;
 pub mod signal;
 pub mod store;
 pub mod sysctl;

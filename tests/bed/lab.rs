@@ -71,6 +71,14 @@ pub const LAN: [(IpAddr, IpAddr, u8); 2] = [
     ),
 ];
 
+/// An address without the bits of its host.
+fn network(addr: IpAddr, len: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a) & (u32::MAX << (32 - len)))),
+        IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & (u128::MAX << (128 - len)))),
+    }
+}
+
 fn told<T>(what: &str, result: Result<T, Errno>) -> io::Result<T> {
     result.map_err(|errno| {
         let error = io::Error::from_raw_os_error(errno);
@@ -122,6 +130,11 @@ impl Lab {
                 lab.route(isp, "far", Some((INET[family], if family == 0 { 32 } else { 128 })), inet, 1)?;
             }
             lab.plug_in(n, port)?;
+            // What the router sends by itself, its probes, is answered by the way it came.
+            for (family, (address, _, len)) in wan_addresses(n).into_iter().enumerate() {
+                let (near, _, _) = far_addresses(n)[family];
+                lab.route(&lab.inet, &format!("isp{n}"), Some((network(address, len), len)), near, 1)?;
+            }
         }
         Ok(lab)
     }
@@ -148,11 +161,7 @@ impl Lab {
             told("near", isp.rtnl(|r| r.add_address("near", gateway, len)))?;
             told("wan", self.router.rtnl(|r| r.add_address(wan, address, len)))?;
             let (_, host, len) = LAN[family];
-            let net = match host {
-                IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a) & !0xff)),
-                IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & !0xffff)),
-            };
-            self.route(isp, "near", Some((net, len)), address, 1)?;
+            self.route(isp, "near", Some((network(host, len), len)), address, 1)?;
         }
         self.netifd_routes(n)
     }

@@ -282,6 +282,29 @@ impl Rtnl {
         }
     }
 
+    /// A rule that sends what has a mark, or is bound to a device, to a table.
+    pub fn add_rule(
+        &mut self,
+        family: i32,
+        priority: u32,
+        mark: Option<u32>,
+        oif: Option<&str>,
+        table: u32,
+    ) -> Result<(), Errno> {
+        const NEWRULE: u16 = 32;
+        self.request(NEWRULE, F_CREATE | F_EXCL, |w| {
+            w.put(&[family as u8, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+            w.attribute_u32(6, priority);
+            w.attribute_u32(15, table);
+            if let Some(mark) = mark {
+                w.attribute_u32(10, mark);
+            }
+            if let Some(oif) = oif {
+                w.attribute(17, &name_bytes(oif));
+            }
+        })
+    }
+
     /// Deletes every rule that `ip rule flush` would: all but the one for table local.
     pub fn flush_rules(&mut self, family: u8) {
         for rule in self.raw(GETRULE, &rule_header(family)) {

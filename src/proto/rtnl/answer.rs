@@ -1,12 +1,13 @@
 //! The request socket: which dump is running, and what the kernel answered to what.
 
-use heapless::String;
+use heapless::{Deque, String};
 
 use super::super::netlink::{self, Attributes, Bytes, Full, Malformed, Message, messages};
 use super::{decode, encode, number as n};
 use crate::engine::action::Token;
 use crate::engine::event::{DumpOutcome, LinkSource};
 use crate::engine::{Action, Dump, Event};
+use crate::limits;
 use crate::types::{Errno, IfIndex};
 
 /// `NLMSGERR_ATTR_MSG`
@@ -21,6 +22,9 @@ const DUMPS: u32 = 0x8000_0000;
 pub struct Answers {
     dump: Option<Running>,
     next: u32,
+    /// Questions after a link's traffic. The kernel tells of it whether it was asked or not; told at odd times it would
+    /// only confuse.
+    traffic: Deque<Token, { limits::UPLINKS }>,
     reason: String<120>,
 }
 
@@ -33,7 +37,7 @@ struct Running {
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { dump: None, next: DUMPS, reason: String::new() }
+        Self { dump: None, next: DUMPS, traffic: Deque::new(), reason: String::new() }
     }
 }
 
@@ -47,6 +51,13 @@ impl Answers {
         let len = encode::encode(action, seq, buf)?;
         if let Action::Dump(dump) = action {
             self.dump = Some(Running { dump: *dump, seq, interrupted: false });
+        }
+        if let Action::AskLink { token, traffic: true, .. } = action {
+            // The oldest was never answered.
+            if self.traffic.is_full() {
+                self.traffic.pop_front();
+            }
+            let _ = self.traffic.push_back(*token);
         }
         self.next = self.next.wrapping_add(1) | DUMPS;
         Ok(len)
@@ -114,6 +125,12 @@ impl Answers {
                 sink(Event::RouteAnswer { token, oif });
                 Ok(())
             }
+            n::NEWLINK => {
+                decode::fact(message, LinkSource::Answered, sink)?;
+                let asked = self.traffic.len();
+                self.traffic.retain(|t| *t != token);
+                if self.traffic.len() < asked { decode::traffic(&message.body, sink) } else { Ok(()) }
+            }
             _ => decode::fact(message, LinkSource::Answered, sink),
         }
     }
@@ -158,18 +175,19 @@ fn positive(negated: u32) -> Errno {
     Errno(generic(u16::try_from(negated.wrapping_neg()).unwrap_or(u16::MAX)))
 }
 
-/// MIPS counts the network's errors from 88 on in its own way (`arch/mips/include/uapi/asm/errno.h`).
+/// An error number of this machine, in the numbering that most architectures share.
+pub fn errno(raw: i32) -> Errno {
+    Errno(generic(u16::try_from(raw).unwrap_or(u16::MAX)))
+}
+
+/// MIPS counts the network's errors in its own way (`arch/mips/include/uapi/asm/errno.h`).
 #[cfg(any(target_arch = "mips", target_arch = "mips64"))]
 const fn generic(errno: u16) -> u16 {
     match errno {
-        122 => 95,
-        124 => 97,
-        125 => 98,
-        127 => 100,
-        128 => 101,
-        132 => 105,
-        145 => 110,
-        148 => 113,
+        // ENOTSOCK to ENOPROTOOPT, EPROTONOSUPPORT to ENOTCONN, ESHUTDOWN to EINPROGRESS.
+        95..=99 => errno - 7,
+        120..=134 => errno - 27,
+        143..=150 => errno - 35,
         n => n,
     }
 }
@@ -177,4 +195,47 @@ const fn generic(errno: u16) -> u16 {
 #[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
 const fn generic(errno: u16) -> u16 {
     errno
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::netlink::Writer;
+
+    #[test]
+    fn traffic_is_told_once_to_who_asked_for_it() {
+        let mut answers = Answers::default();
+        let heard = |answers: &mut Answers, traffic: Option<bool>, token: u32| {
+            let mut buf = [0; 512];
+            if let Some(traffic) = traffic {
+                let ask = Action::AskLink { token: Token(token), ifindex: IfIndex(7), traffic };
+                answers.encode(&ask, &mut buf).expect("it fits");
+            }
+            let mut writer = Writer::new(&mut buf, n::NEWLINK, 0, token);
+            writer.put(&[0, 0, 0, 0]);
+            writer.put(&7_u32.to_ne_bytes());
+            writer.put(&[0; 8]);
+            writer.attribute(n::IFLA_IFNAME, b"wan\0");
+            let counts: [u64; 24] = std::array::from_fn(|at| 0x1_0000_0000 + at as u64);
+            let bytes: Vec<u8> = counts.iter().flat_map(|c| c.to_ne_bytes()).collect();
+            writer.attribute(n::IFLA_STATS64, &bytes);
+            let len = writer.finish().expect("it fits");
+            let mut traffic = Vec::new();
+            answers
+                .decode(&buf[..len], &mut |e| traffic.extend(matches!(e, Event::Traffic { .. }).then_some(e)))
+                .expect("whole");
+            traffic
+        };
+        assert_eq!(heard(&mut answers, Some(false), 1), []);
+        let told = [Event::Traffic { ifindex: IfIndex(7), received: 0, sent: 1 }];
+        assert_eq!(heard(&mut answers, Some(true), 2), told);
+        assert_eq!(heard(&mut answers, None, 2), [], "a second answer");
+        // Questions that were never answered are forgotten in time.
+        for n in 3..100 {
+            let ask = Action::AskLink { token: Token(n), ifindex: IfIndex(7), traffic: true };
+            answers.encode(&ask, &mut [0; 64]).expect("it fits");
+        }
+        assert_eq!(heard(&mut answers, None, 3), []);
+        assert_eq!(heard(&mut answers, None, 99), told);
+    }
 }

@@ -87,6 +87,20 @@ fn link(body: &Bytes<'_>) -> Result<Option<LinkInfo>, Malformed> {
     Ok((plain && link.ifindex.0 != 0 && !link.name.is_none()).then_some(link))
 }
 
+/// How many packets a link has carried, where the kernel says so (`struct rtnl_link_stats64`). The numbers wrap: their
+/// lower halves are enough to see whether they move.
+pub(super) fn traffic(body: &Bytes<'_>, sink: &mut dyn FnMut(Event)) -> Result<(), Malformed> {
+    for attribute in body.attributes(16, "ifinfomsg")? {
+        let (kind, value) = attribute?;
+        if kind == n::IFLA_STATS64 {
+            let low = |at| value.u64(at, "IFLA_STATS64").map(|count| count as u32);
+            let (received, sent) = (low(0)?, low(8)?);
+            sink(Event::Traffic { ifindex: IfIndex(body.u32(4, "ifinfomsg")?), received, sent });
+        }
+    }
+    Ok(())
+}
+
 fn name(value: &Bytes<'_>) -> IfName {
     let end = value.bytes.iter().position(|b| *b == 0).unwrap_or(value.bytes.len());
     IfName::new(value.bytes.get(..end).unwrap_or(&[])).unwrap_or(IfName::NONE)
