@@ -118,6 +118,9 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
 fn words(line: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
+    if line.chars().any(|c| c.is_control() && c != '\t') {
+        return Err("a control character");
+    }
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
@@ -142,7 +145,6 @@ fn words(line: &str) -> Result<Vec<String>, &'static str> {
             }
             '#' if word.is_none() => break,
             c if c.is_whitespace() => words.extend(word.take()),
-            c if c.is_control() => return Err("a control character"),
             '\\' => word.get_or_insert_default().extend(chars.next()),
             c => word.get_or_insert_default().push(c),
         }
