@@ -54,7 +54,11 @@ impl Diagnostic {
             if !self.place.is_empty() {
                 write!(f, "{}: ", self.place.escape_debug())?;
             }
-            f.write_str(&self.message)
+            // What was quoted from the file must not reach a terminal as it is.
+            for c in self.message.chars() {
+                if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
+            }
+            Ok(())
         })
     }
 }
