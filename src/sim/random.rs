@@ -22,6 +22,7 @@ use crate::config::probe::{Host, Quality, Target};
 use crate::config::{Config, DampingConfig, LastResort, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig};
 use crate::engine::event::{Feed, MainDefault};
 use crate::engine::object::{Hop, NexthopBody, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector};
+use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family, IfIndex, IfName, Name, Permille, PolicySlot, Prefix, UplinkId};
 
@@ -286,7 +287,7 @@ impl Run {
                 let host = 20 + self.chance.below(5) as u8;
                 let usable = !self.chance.one_in(3);
                 let (addr, len) = address_of(&uplink, random_family(&mut self.chance), host);
-                self.world.kernel.add_address(device, addr, len, usable);
+                self.give(device, addr, len, usable);
             }
             21 => self.change_gateway(&uplink),
             22 => {
@@ -438,8 +439,18 @@ impl Run {
         let Some(uplink) = self.world.config.uplinks.get(at).cloned() else { return };
         for family in Family::BOTH {
             let (addr, len) = address_of(&uplink, family, 10);
-            self.world.kernel.add_address(uplink.device, addr, len, true);
+            self.give(uplink.device, addr, len, true);
             self.put_default(&uplink, family, 1);
+        }
+    }
+
+    /// An address, if the daemon has room for it: the model knows no limits. What happens beyond them is in `tests/input`.
+    fn give(&mut self, device: IfName, addr: IpAddr, len: u8, usable: bool) {
+        let kernel = &mut self.world.kernel;
+        let Some(ifindex) = kernel.link(device).map(|l| l.ifindex) else { return };
+        let others = kernel.addresses().iter().filter(|a| a.ifindex == ifindex && a.addr != addr).count();
+        if others < limits::ADDRESSES {
+            kernel.add_address(device, addr, len, usable);
         }
     }
 
