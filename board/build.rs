@@ -1,4 +1,7 @@
-//! Turns a board profile into constants: `LINKWATCH_BOARD` names `board/NAME.toml`, or a file; `host` unless set.
+//! Turns a board profile into constants: `LINKWATCH_BOARD` names `board/NAME.toml`, or a file.
+//!
+//! Unless it is set, a release is built for `large` and everything else for `host`: the small tables that tests fill
+//! cannot ship by accident.
 //!
 //! A profile holds lines `key = number` and comments. `base.toml` has every key; a profile says what it has otherwise.
 //! What is wrong stops the build with file and line. `src/limits.rs` says what the numbers mean and how they fit together.
@@ -9,7 +12,9 @@ use std::{env, fs, process};
 
 fn main() {
     let boards = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("board");
-    let board = env::var("LINKWATCH_BOARD").unwrap_or_else(|_| "host".to_owned());
+    let release = env::var("PROFILE").is_ok_and(|p| p == "release");
+    let unnamed = if release { "large" } else { "host" };
+    let board = env::var("LINKWATCH_BOARD").unwrap_or_else(|_| unnamed.to_owned());
     let profile = match board.ends_with(".toml") {
         true => PathBuf::from(&board),
         false => boards.join(format!("{board}.toml")),

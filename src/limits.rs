@@ -18,9 +18,11 @@ pub const POLICIES: usize = board::POLICIES;
 pub const MEMBERS: usize = UPLINKS;
 /// Rules in the configuration. One more is an error of the configuration.
 pub const POLICY_RULES: usize = board::POLICY_RULES;
-/// Addresses that are remembered per uplink, both families together. One more is not used as a source and told.
+/// Addresses that are remembered per uplink, both families together. One more is not used as a source and told; it is
+/// looked for again when another goes.
 pub const ADDRESSES: usize = board::ADDRESSES;
-/// Default routes of main that are remembered per uplink, both families together: the worst metric goes first.
+/// Default routes of main that are remembered per uplink, both families together: the worst of the family that has more
+/// is forgotten, and looked for again when another goes.
 pub const GATEWAYS: usize = board::GATEWAYS;
 /// Probe targets per uplink, both families together. One more is an error of the configuration.
 pub const TARGETS: usize = board::TARGETS;
@@ -46,7 +48,7 @@ pub const ENGINE_BYTES: usize = board::ENGINE_BYTES;
 /// Members of a nexthop group: two leaves per uplink.
 pub const GROUP: usize = 2 * UPLINKS;
 /// Room for objects of ours that are in the kernel and wanted no more, until they are deleted. One more is left alone
-/// and told; it is found again by the next dump.
+/// and told; it is looked for again two seconds later.
 const STRAYS: usize = 16;
 /// Nexthops: leaves and a group per policy, in each family.
 pub const NEXTHOPS: usize = 2 * (2 * UPLINKS + POLICIES) + STRAYS;
@@ -61,6 +63,8 @@ const _: () = assert!(POLICIES >= 1 && POLICIES <= 250, "policy tables have room
 const _: () = assert!(POLICY_RULES <= 899, "rule priorities 3000 to 3899 have room for 899");
 const _: () =
     assert!(PROBE_SLOTS >= 32 && PROBE_SLOTS <= 255, "the longest row of lost probes must fit, and a place be a byte");
+const _: () = assert!(ADDRESSES >= 3, "an address of each family and the link-local one must fit");
+const _: () = assert!(GATEWAYS >= 2, "a default route of each family must fit");
 const _: () = assert!(IN_FLIGHT >= 4, "a switch takes four requests");
 // The longest message that must be read whole is a link with all its attributes: about 2 KiB, doubled for VFs.
 const _: () = assert!(NETLINK_RX >= 4096, "a link does not fit into the receive buffer");

@@ -117,6 +117,9 @@ impl Dump {
         Self::Rules,
     ];
 
+    /// Default routes of table main, both families.
+    pub const MAIN_DEFAULTS: [Self; 2] = [Self::MainDefaults(Family::V4), Self::MainDefaults(Family::V6)];
+
     /// Its bit in a set of dumps.
     pub fn bit(self) -> u8 {
         Self::ALL.iter().position(|d| *d == self).map_or(0, |i| 1 << i)

@@ -7,8 +7,12 @@ use super::fib::{Answer, Have};
 use super::notice::{Notice, Object};
 use super::object::RouteTarget;
 use super::uplink::{Setting, Uplink};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family};
+
+/// Objects of ours beyond what we can remember are looked for again after this long: by then those that were seen first
+/// are deleted. If they cannot be, a look this often harms nobody.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Engine {
     pub(super) fn reopen_requests(&mut self) {
@@ -61,6 +65,7 @@ impl Engine {
         if let DumpOutcome::Failed(errno) = outcome {
             self.dump_refused(dump, errno);
         }
+        self.nexthops.stir();
         self.routes.stir();
         self.rules.stir();
         let mut vanished = 0;
@@ -74,8 +79,14 @@ impl Engine {
                         }
                     }
                 }
-                Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_end),
-                Dump::MainDefaults(family) => self.uplinks.iter_mut().for_each(|u| u.sweep_defaults_end(family)),
+                Dump::Addresses => {
+                    let room = self.uplinks.iter_mut().fold(false, |room, u| u.sweep_addresses_end() | room);
+                    self.look_for_more(room, &[Dump::Addresses]);
+                }
+                Dump::MainDefaults(family) => {
+                    let room = self.uplinks.iter_mut().fold(false, |room, u| u.sweep_defaults_end(family) | room);
+                    self.look_for_more(room, &Dump::MAIN_DEFAULTS);
+                }
                 Dump::Nexthops => {
                     vanished = self.nexthops.sweep_end(|_| true);
                     self.doubt_routes_without_nexthop();
@@ -90,6 +101,13 @@ impl Engine {
             self.first_look(now);
         }
         true
+    }
+
+    /// What did not fit into a table may now have its place there.
+    pub(super) fn look_for_more(&mut self, room: bool, dumps: &[Dump]) {
+        if room {
+            self.sync.mark(dumps);
+        }
     }
 
     /// Not every kernel has everything: what it cannot have is off, the rest goes on.
@@ -124,6 +142,7 @@ impl Engine {
     }
 
     pub(super) fn acked(&mut self, token: Token, errno: Errno, now: Instant) -> bool {
+        self.nexthops.stir();
         self.routes.stir();
         self.rules.stir();
         if let Some(answer) = self.nexthops.acked(token, errno, now) {
@@ -181,8 +200,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn seen_full(&mut self, full: bool, table: &'static str, capacity: usize) -> bool {
+    /// An object of ours was seen and could not be remembered: those in its way go first, then all are looked at again.
+    pub(super) fn seen_full(&mut self, full: bool, table: &'static str, capacity: usize, now: Instant) -> bool {
         if full {
+            self.look_again.get_or_insert(now.after(LOOK_AGAIN));
             self.tell_full(table, capacity);
         }
         false

@@ -169,11 +169,12 @@ impl Engine {
     // --- addresses -------------------------------------------------------------------------------------------------
 
     pub(super) fn address_gone(&mut self, ifindex: IfIndex, addr: IpAddr) -> bool {
-        let mut ours = false;
+        let (mut ours, mut room) = (false, false);
         for uplink in self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(ifindex)) {
-            uplink.address_gone(addr);
+            room |= uplink.address_gone(addr);
             ours = true;
         }
+        self.look_for_more(room, &[Dump::Addresses]);
         if ours {
             let family = Family::of(addr);
             self.sync.mark(&[Dump::MainDefaults(family), Dump::Nexthops, Dump::OwnRoutes(family)]);

@@ -81,6 +81,8 @@ pub struct Engine {
     event_at: Instant,
     reopen: bool,
     save_at: Option<Instant>,
+    /// When to look for objects of ours that did not fit into a table.
+    look_again: Option<Instant>,
     overruns: u32,
     overrun_told: Option<Instant>,
     /// When the next probe is due; `None`: to be found out.
@@ -141,6 +143,7 @@ impl Engine {
             event_at: now,
             reopen: false,
             save_at: None,
+            look_again: None,
             overruns: 0,
             overrun_told: None,
             probe_at: None,
@@ -221,10 +224,11 @@ impl Engine {
             }
             Event::AddressGone { ifindex, addr } => self.address_gone(ifindex, addr),
             Event::MainDefault { route, replaced } => {
-                let mut ours = false;
+                let (mut ours, mut room) = (false, false);
                 for uplink in &mut self.uplinks {
                     if replaced {
-                        uplink.main_default_gone(|d| (d.family, d.metric) == (route.family, route.metric));
+                        let same = |d: &event::MainDefault| (d.family, d.metric) == (route.family, route.metric);
+                        room |= uplink.main_default_gone(same);
                         ours = true;
                     }
                     if uplink.ifindex() == Some(route.hop.ifindex) {
@@ -232,6 +236,7 @@ impl Engine {
                         ours = true;
                     }
                 }
+                self.look_for_more(room, &Dump::MAIN_DEFAULTS);
                 ours
             }
             Event::MainDefaultGone(route) => {
@@ -240,20 +245,21 @@ impl Engine {
                     (d.family, d.metric, d.hop.gateway, d.hop.ifindex)
                         == (route.family, route.metric, route.hop.gateway, route.hop.ifindex)
                 };
-                self.uplinks.iter_mut().for_each(|u| u.main_default_gone(same));
+                let room = self.uplinks.iter_mut().fold(false, |room, u| u.main_default_gone(same) | room);
+                self.look_for_more(room, &Dump::MAIN_DEFAULTS);
                 true
             }
             Event::OwnRoute(route) => {
                 let full = self.routes.seen(route).is_err();
-                self.seen_full(full, "routes", limits::ROUTES)
+                self.seen_full(full, "routes", limits::ROUTES, now)
             }
             Event::OwnRule(rule) => {
                 let full = self.rules.seen(rule).is_err();
-                self.seen_full(full, "rules", limits::RULES)
+                self.seen_full(full, "rules", limits::RULES, now)
             }
             Event::OwnNexthop(nexthop) => {
                 let full = self.nexthops.seen(nexthop).is_err();
-                self.seen_full(full, "nexthops", limits::NEXTHOPS)
+                self.seen_full(full, "nexthops", limits::NEXTHOPS, now)
             }
             Event::OwnRouteGone { route, by } => {
                 if let Some((spec, retry)) = self.routes.lost(&route, by, now) {
@@ -307,6 +313,10 @@ impl Engine {
         let lost = oldest.into_iter().flatten().any(|since| now.since(since) >= REQUEST_TIMEOUT);
         if lost || self.sync.is_overdue(now) {
             self.reopen_requests();
+        }
+        if self.look_again.is_some_and(|at| at <= now) {
+            self.look_again = None;
+            self.sync.mark(&Dump::ALL[4..]);
         }
         for at in 0..self.ways.len() {
             for family in Family::BOTH {
@@ -372,7 +382,8 @@ impl Engine {
         let oldest = [self.nexthops.oldest_flight(), self.routes.oldest_flight(), self.rules.oldest_flight()];
         let flights = oldest.into_iter().flatten().min().map(|since| since.after(REQUEST_TIMEOUT));
         let retries = [self.nexthops.next(), self.routes.next(), self.rules.next()];
-        let mut next = [flights, self.sync.next(), self.ask_at, self.save_at].into_iter().flatten().min();
+        let mut next =
+            [flights, self.sync.next(), self.ask_at, self.save_at, self.look_again].into_iter().flatten().min();
         let mut sooner = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
         if self.sync.synced {
             retries.into_iter().for_each(&mut sooner);

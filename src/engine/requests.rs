@@ -22,6 +22,7 @@ impl Engine {
     pub(super) fn poll_objects(&mut self, now: Instant) -> Option<Action> {
         let in_flight = self.nexthops.flights() + self.routes.flights() + self.rules.flights();
         if in_flight >= limits::IN_FLIGHT {
+            // Every answer, and every end of a dump, stirs all tables.
             return None;
         }
         let token = Token(self.next_token);

@@ -150,6 +150,9 @@ pub struct Uplink {
     pub(super) linkdown: [Setting; 2],
     addresses: Vec<Seen<AddressInfo>, { limits::ADDRESSES }>,
     defaults: Vec<Seen<MainDefault>, { limits::GATEWAYS }>,
+    /// Since the last look at all of them some did not fit: when there is room again, another look is due.
+    addresses_cut: bool,
+    defaults_cut: bool,
 }
 
 /// A fact, and whether the dump that is running has shown it.
@@ -182,6 +185,8 @@ impl Uplink {
             linkdown: [Setting::default(); 2],
             addresses: Vec::new(),
             defaults: Vec::new(),
+            addresses_cut: false,
+            defaults_cut: false,
         }
     }
 
@@ -203,24 +208,31 @@ impl Uplink {
         let news = Seen { fact: news, seen: true };
         match self.addresses.iter_mut().find(|a| a.fact.addr == news.fact.addr) {
             Some(known) => *known = news,
-            None => return self.addresses.push(news).is_ok(),
+            None => {
+                let full = self.addresses.push(news).is_err();
+                self.addresses_cut |= full;
+                return !full;
+            }
         }
         true
     }
 
-    /// Forgets an address.
-    pub fn address_gone(&mut self, addr: IpAddr) {
+    /// Forgets an address. Whether one that did not fit may now have its place.
+    pub fn address_gone(&mut self, addr: IpAddr) -> bool {
         self.addresses.retain(|a| a.fact.addr != addr);
+        self.addresses_cut && !self.addresses.is_full()
     }
 
     /// A dump of all addresses begins.
     pub fn sweep_addresses_begin(&mut self) {
         self.addresses.iter_mut().for_each(|a| a.seen = false);
+        self.addresses_cut = false;
     }
 
-    /// The dump was whole: addresses that were not in it are gone.
-    pub fn sweep_addresses_end(&mut self) {
+    /// The dump was whole: addresses that were not in it are gone. Whether one that did not fit may now have a place.
+    pub fn sweep_addresses_end(&mut self) -> bool {
         self.addresses.retain(|a| a.seen);
+        self.addresses_cut && !self.addresses.is_full()
     }
 
     /// A dump of one family's default routes begins.
@@ -228,22 +240,38 @@ impl Uplink {
         self.defaults.iter_mut().filter(|d| d.fact.family == family).for_each(|d| d.seen = false);
     }
 
-    /// The dump was whole: default routes that were not in it are gone.
-    pub fn sweep_defaults_end(&mut self, family: Family) {
+    /// The dump was whole: default routes that were not in it are gone. Whether one that did not fit may now have a place.
+    pub fn sweep_defaults_end(&mut self, family: Family) -> bool {
         self.defaults.retain(|d| d.seen || d.fact.family != family);
+        self.has_room_for_defaults()
     }
 
-    /// Takes in a default route of table main. When the table is full the one with the worst metric is forgotten.
+    /// Said once: it leads to a look at both families.
+    fn has_room_for_defaults(&mut self) -> bool {
+        let room = self.defaults_cut && !self.defaults.is_full();
+        self.defaults_cut &= !room;
+        room
+    }
+
+    /// Takes in a default route of table main. When the table is full, the family that has more of them forgets the one
+    /// with its worst metric: neither can crowd out the other's best.
     pub fn main_default(&mut self, news: MainDefault) {
         if let Some(known) = self.defaults.iter_mut().find(|d| d.fact == news) {
             known.seen = true;
             return;
         }
         if self.defaults.is_full() {
-            let worst = self.defaults.iter().enumerate().max_by_key(|(_, d)| d.fact.metric);
-            let worst = worst.map(|(i, d)| (i, d.fact.metric));
+            self.defaults_cut = true;
+            let (same, other) = {
+                let count =
+                    |is_same| self.defaults.iter().filter(|d| (d.fact.family == news.family) == is_same).count();
+                (count(true).saturating_add(1), count(false))
+            };
+            let crowded = |d: &MainDefault| (d.family == news.family) == (same >= other);
+            let all = self.defaults.iter().enumerate().filter(|(_, d)| crowded(&d.fact));
+            let worst = all.max_by_key(|(_, d)| d.fact.metric).map(|(at, d)| (at, d.fact));
             match worst {
-                Some((at, metric)) if metric > news.metric => {
+                Some((at, fact)) if fact.family != news.family || fact.metric > news.metric => {
                     self.defaults.swap_remove(at);
                 }
                 _ => return,
@@ -253,9 +281,10 @@ impl Uplink {
         let _ = self.defaults.push(Seen { fact: news, seen: true });
     }
 
-    /// Forgets default routes of table main.
-    pub fn main_default_gone(&mut self, which: impl Fn(&MainDefault) -> bool) {
+    /// Forgets default routes of table main. Whether one that did not fit may now have a place.
+    pub fn main_default_gone(&mut self, which: impl Fn(&MainDefault) -> bool) -> bool {
         self.defaults.retain(|d| !which(&d.fact));
+        self.has_room_for_defaults()
     }
 
     /// The addresses that traffic of ours may leave from.

@@ -117,6 +117,9 @@ impl Reader {
             if kind != "globals" && kind != "rule" && section.name.is_empty() {
                 self.error(section, None, format!("a {kind} needs a name"));
             }
+            if !section.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
+                self.error(section, None, "a name may hold letters, digits, '_', '-' and '.'");
+            }
             if ["interface", "policy", "rule"].contains(&kind) && section.name.len() > 15 {
                 self.error(section, None, format!("name of {} bytes, at most 15", section.name.len()));
             }
@@ -318,6 +321,9 @@ impl Reader {
         if !enabled {
             self.disabled.push(section.name.clone());
             return;
+        }
+        if uplink.device.is_none() {
+            self.error(section, None, "the section's name is no device name: say 'option device'");
         }
         if !ours && !device_said {
             self.warn(section, None, "the section's name is taken for the device; say 'option device' if it differs");

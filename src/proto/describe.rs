@@ -70,7 +70,8 @@ impl Display for Quoted<'_> {
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
-                '\0'..='\x1f' | '\x7f' => write!(f, "\\u{:04x}", c as u32)?,
+                // Those from 0x80 on as well: JSON allows them, terminals obey them.
+                c if c.is_control() => write!(f, "\\u{:04x}", c as u32)?,
                 _ => f.write_char(c)?,
             }
         }

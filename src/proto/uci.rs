@@ -54,7 +54,11 @@ impl Diagnostic {
             if !self.place.is_empty() {
                 write!(f, "{}: ", self.place.escape_debug())?;
             }
-            f.write_str(&self.message)
+            // What was quoted from the file must not reach a terminal as it is.
+            for c in self.message.chars() {
+                if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
+            }
+            Ok(())
         })
     }
 }
@@ -118,6 +122,9 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
 fn words(line: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
+    if line.chars().any(|c| c.is_control() && c != '\t') {
+        return Err("a control character");
+    }
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
@@ -142,7 +149,6 @@ fn words(line: &str) -> Result<Vec<String>, &'static str> {
             }
             '#' if word.is_none() => break,
             c if c.is_whitespace() => words.extend(word.take()),
-            c if c.is_control() => return Err("a control character"),
             '\\' => word.get_or_insert_default().extend(chars.next()),
             c => word.get_or_insert_default().push(c),
         }

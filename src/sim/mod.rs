@@ -2,9 +2,11 @@
 //!
 //! [`World`] stands where `sys` stands. It delivers what the kernel says, calls the engine when its timer is due, and
 //! hands the kernel what the engine asks for, one thing at a time, always in the same order for the same inputs. Nothing
-//! here waits and nothing reads a clock. Scenarios ([`script`]) and random runs ([`random`]) are built on it.
+//! here waits and nothing reads a clock. Scenarios ([`script`]) and random runs ([`random`]) are built on it; [`fuzz`] takes bytes.
 #![forbid(unsafe_code)]
 
+pub mod chance;
+pub mod fuzz;
 pub mod fuzz_probe;
 pub mod kernel;
 pub mod model;

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::chance::Chance;
 use super::kernel::FakeKernel;
-use super::random::Chance;
 use crate::engine::action::ProbeRequest;
 use crate::engine::event::{Event, ProbeOutcome};
 use crate::time::{Duration, Instant};

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
+use super::chance::Chance;
 use super::kernel::Channel;
 use super::model::{compare, eligible};
 use super::paths::Paths;
@@ -21,6 +22,7 @@ use crate::config::probe::{Host, Quality, Target};
 use crate::config::{Config, DampingConfig, LastResort, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig};
 use crate::engine::event::{Feed, MainDefault};
 use crate::engine::object::{Hop, NexthopBody, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector};
+use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family, IfIndex, IfName, Name, Permille, PolicySlot, Prefix, UplinkId};
 
@@ -45,56 +47,35 @@ const TARGETS: [IpAddr; 4] = [
 /// Mishaps in a run.
 const STEPS: u32 = 60;
 
-/// xorshift64* (Vigna 2016): enough chance for a test, and the same everywhere.
-#[derive(Clone, Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// From a seed; nearby seeds give unlike rows.
-    pub fn new(seed: u64) -> Self {
-        // The splitmix64 step, so that small seeds fill all bits; xorshift must not start at 0.
-        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Self((z ^ (z >> 31)) | 1)
-    }
-
-    /// The next number.
-    pub fn draw(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// A number below `n`, which is not 0.
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.draw() >> 16) % n
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
-
 /// Runs a seed.
 ///
 /// # Errors
 /// What went wrong, with the seed and the timeline.
 pub fn run(seed: u64) -> Result<(), String> {
-    if attempt(seed, false).is_ok() {
+    run_with(&Chance::new(seed), &format!("seed {seed}"))
+}
+
+/// Runs what a fuzzer's bytes say; the mishaps end with them.
+///
+/// # Errors
+/// What went wrong, with the timeline.
+pub fn run_bytes(bytes: &[u8]) -> Result<(), String> {
+    run_with(&Chance::from_bytes(bytes), "these bytes")
+}
+
+fn run_with(chance: &Chance, name: &str) -> Result<(), String> {
+    if attempt(chance.clone(), false).is_ok() {
         return Ok(());
     }
     // Once more, writing everything down.
-    match attempt(seed, true) {
-        Err((problem, timeline)) => Err(format!("{timeline}seed {seed}: {problem}")),
-        Ok(()) => Err(format!("seed {seed}: failed, and not when run again: something is not deterministic")),
+    match attempt(chance.clone(), true) {
+        Err((problem, timeline)) => Err(format!("{timeline}{name}: {problem}")),
+        Ok(()) => Err(format!("{name}: failed, and not when run again: something is not deterministic")),
     }
 }
 
-fn attempt(seed: u64, keep_timeline: bool) -> Result<(), (String, String)> {
-    let mut run = Run::new(seed);
+fn attempt(chance: Chance, keep_timeline: bool) -> Result<(), (String, String)> {
+    let mut run = Run::new(chance);
     if keep_timeline {
         run.world.timeline = Some(Vec::new());
     }
@@ -130,8 +111,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
-        let mut chance = Chance::new(seed);
+    fn new(mut chance: Chance) -> Self {
         let config = random_config(&mut chance);
         let mut world = World::new(config);
         world.kernel.no_nexthops = chance.one_in(20);
@@ -161,6 +141,9 @@ impl Run {
     fn whole(&mut self) -> Result<(), String> {
         self.world.start();
         for _ in 0..STEPS {
+            if self.chance.is_over() {
+                break;
+            }
             let micros = match self.chance.below(6) {
                 0 => 0,
                 1 => self.chance.below(1_000),
@@ -304,7 +287,7 @@ impl Run {
                 let host = 20 + self.chance.below(5) as u8;
                 let usable = !self.chance.one_in(3);
                 let (addr, len) = address_of(&uplink, random_family(&mut self.chance), host);
-                self.world.kernel.add_address(device, addr, len, usable);
+                self.give(device, addr, len, usable);
             }
             21 => self.change_gateway(&uplink),
             22 => {
@@ -456,8 +439,18 @@ impl Run {
         let Some(uplink) = self.world.config.uplinks.get(at).cloned() else { return };
         for family in Family::BOTH {
             let (addr, len) = address_of(&uplink, family, 10);
-            self.world.kernel.add_address(uplink.device, addr, len, true);
+            self.give(uplink.device, addr, len, true);
             self.put_default(&uplink, family, 1);
+        }
+    }
+
+    /// An address, if the daemon has room for it: the model knows no limits. What happens beyond them is in `tests/input`.
+    fn give(&mut self, device: IfName, addr: IpAddr, len: u8, usable: bool) {
+        let kernel = &mut self.world.kernel;
+        let Some(ifindex) = kernel.link(device).map(|l| l.ifindex) else { return };
+        let others = kernel.addresses().iter().filter(|a| a.ifindex == ifindex && a.addr != addr).count();
+        if others < limits::ADDRESSES {
+            kernel.add_address(device, addr, len, usable);
         }
     }
 

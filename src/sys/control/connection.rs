@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_brings_the_nearest() {
         let known = ["wan", "wanb", "lte"];
-        assert_eq!(unknown("uplink", "wnab", known.into_iter()), "no uplink 'wnab'; did you mean 'wanb'?");
+        assert_eq!(unknown("uplink", "wanbb", known.into_iter()), "no uplink 'wanbb'; did you mean 'wanb'?");
         assert_eq!(unknown("uplink", "xyzzy", known.into_iter()), "no uplink 'xyzzy'");
         assert_eq!((distance("", "abc"), distance("abc", "abc"), distance("abc", "adc")), (3, 0, 1));
     }
