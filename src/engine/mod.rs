@@ -81,6 +81,8 @@ pub struct Engine {
     save_at: Option<Instant>,
     overruns: u32,
     overrun_told: Option<Instant>,
+    /// Since when notifications are missing that no dump has made good yet.
+    missing_since: Option<Instant>,
     /// When the next probe is due; `None`: to be found out.
     probe_at: Option<Instant>,
     /// Targets whose failure waits for somebody's word.
@@ -138,6 +140,7 @@ impl Engine {
             save_at: None,
             overruns: 0,
             overrun_told: None,
+            missing_since: None,
             probe_at: None,
             doubts: 0,
             now,

@@ -170,6 +170,23 @@ impl Daemon {
         }
     }
 
+    /// One turn of the loop without waiting: reads what is there, lets due time pass, does what follows.
+    ///
+    /// # Errors
+    /// A socket broke for good.
+    pub fn turn(&mut self) -> io::Result<()> {
+        self.read_all()?;
+        let now = self.clock.now();
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+        }
+        self.drain()?;
+        if self.dump.is_some() {
+            self.read_all()?;
+        }
+        Ok(())
+    }
+
     /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
     ///
     /// # Errors
@@ -304,6 +321,7 @@ impl Daemon {
                     let mut sink = |event| {
                         log::trace!("{event:?}");
                         if let Event::Link { link, .. } = event
+                            && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
                         {
                             names.insert(link.ifindex, link.name.to_string());
@@ -426,7 +444,7 @@ impl Daemon {
     fn announce(&self, notice: &Notice) {
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
-        let line = text.notice(notice);
+        let line = Line { text, notice };
         match notice {
             Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::info!("{line}"),
             _ => log::warn!("{line}"),
@@ -455,6 +473,18 @@ impl Daemon {
             Ok(()) => Errno::OK,
             Err(error) => Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(u16::MAX)),
         }
+    }
+}
+
+/// A notice that is put into words only where it is written: nothing is allocated for words that nobody reads.
+struct Line<'a> {
+    text: Text<'a>,
+    notice: &'a Notice,
+}
+
+impl std::fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text.notice(self.notice))
     }
 }
 
