@@ -9,14 +9,13 @@ use core::cmp::Ordering;
 use heapless::Vec;
 
 use super::action::{Op, Token};
+use super::contention::{Contention, RETRY_MAX};
 use super::object::{NexthopSpec, RouteSpec, RuleSpec};
 use crate::time::{Duration, Instant};
 use crate::types::Errno;
 
 /// First wait after a refusal; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// Longest wait after a refusal or in a fight.
-const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// An object with an identity.
 pub trait Object: Copy + PartialEq {
@@ -86,8 +85,10 @@ pub struct Entry<T> {
     marked: bool,
     seen: bool,
     contention: Contention,
-    /// Since when the kernel has had it.
+    /// Since when the kernel has had it again after somebody took it away: our own changes to it are no war.
     since: Instant,
+    /// Somebody took it away, and it is not back yet.
+    taken: bool,
 }
 
 impl<T: Object> Entry<T> {
@@ -117,34 +118,6 @@ impl<T: Object> Entry<T> {
             (true, Have::Different) => Some(Op::Replace),
             (false, _) => Some(Op::Delete),
         }
-    }
-}
-
-/// How hard somebody fights for the place of an object.
-///
-/// A few losses are repaired at once. Eight within some seconds are a fight: then the repairs wait 1 s, 2 s, 4 s …
-/// up to 30 s, until a minute passes in peace.
-#[derive(Clone, Copy, Debug, Default)]
-struct Contention {
-    losses: u8,
-    rounds: u8,
-}
-
-impl Contention {
-    /// Charges one loss after so much `peace`; returns how long to wait before repairing it.
-    fn lost(&mut self, peace: Duration) -> Duration {
-        if peace > Duration::from_secs(60) {
-            *self = Self::default();
-        }
-        // One loss is forgiven for each half second of peace.
-        let forgiven = u8::try_from(peace.as_millis() / 500).unwrap_or(u8::MAX);
-        self.losses = self.losses.saturating_sub(forgiven).saturating_add(1);
-        if self.losses <= 8 {
-            return Duration::ZERO;
-        }
-        let wait = Duration::from_secs(1 << self.rounds.min(5)).min(RETRY_MAX);
-        self.rounds = self.rounds.saturating_add(1);
-        wait
     }
 }
 
@@ -196,6 +169,7 @@ impl<T: Object, const N: usize> Table<T, N> {
             seen: true,
             contention: Contention::default(),
             since: Instant::ZERO,
+            taken: false,
         };
         if self.entries.insert(at, entry).is_err() {
             self.overflowed = true;
@@ -230,11 +204,9 @@ impl<T: Object, const N: usize> Table<T, N> {
             if let Some(flight) = &mut entry.flight {
                 flight.outdated = true;
             }
-            // News is a reason to try again at once, a fight is not.
-            if entry.refusals > 0 {
-                entry.refusals = 0;
-                entry.retry_at = Instant::ZERO;
-            }
+            // News is a reason to try again at once, also in a fight: a verdict must not wait for a rival to tire.
+            entry.refusals = 0;
+            entry.retry_at = Instant::ZERO;
         }
         Ok(())
     }
@@ -305,7 +277,9 @@ impl<T: Object, const N: usize> Table<T, N> {
         let gone = matches!(errno, Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) && entry.have != Have::Different;
         if errno == Errno::OK || (flight.op == Op::Delete && gone) {
             entry.refusals = 0;
-            entry.since = now;
+            if core::mem::take(&mut entry.taken) {
+                entry.since = now;
+            }
             entry.have = match flight.op {
                 Op::Delete if flight.outdated => Have::Unknown,
                 Op::Delete => Have::Missing,
@@ -373,6 +347,7 @@ impl<T: Object, const N: usize> Table<T, N> {
         self.busy = true;
         let mut fight = None;
         if entry.wanted && by != 0 {
+            entry.taken = true;
             let wait = entry.contention.lost(now.since(entry.since));
             if wait > Duration::ZERO {
                 entry.retry_at = now.after(wait);
@@ -565,6 +540,37 @@ mod tests {
             }
         }
         assert!((8..=16).contains(&adds), "{adds} repairs in a minute");
+    }
+
+    #[test]
+    fn a_loss_now_and_then_is_no_fight_though_the_object_changes_in_between() {
+        let mut table = Routes::default();
+        for round in 0..100 {
+            let (now, loss) = (600 * round, 600 * round + 10);
+            want(&mut table, &[route(1, round as u32)]);
+            assert!(poll(&mut table, at(now), 1).is_some(), "round {round}");
+            table.acked(Token(1), Errno::OK, at(now));
+            assert_eq!(table.lost(&route(1, round as u32), 4711, at(loss)), None, "round {round}");
+            assert!(poll(&mut table, at(loss), 2).is_some(), "round {round}");
+            table.acked(Token(2), Errno::OK, at(loss));
+        }
+    }
+
+    #[test]
+    fn a_verdict_does_not_wait_for_a_rival_to_tire() {
+        let mut table = Routes::default();
+        want(&mut table, &[route(1, 1)]);
+        let mut token = 0;
+        let mut waits = false;
+        for _ in 0..20 {
+            token += 1;
+            waits = poll(&mut table, at(0), token).is_none();
+            table.acked(Token(token), Errno::OK, at(0));
+            table.lost(&route(1, 1), 4711, at(0));
+        }
+        assert!(waits, "a fight");
+        want(&mut table, &[route(1, 2)]);
+        assert_eq!(poll(&mut table, at(1), 99), Some((Op::Add, route(1, 2))));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod action;
 mod answers;
+mod contention;
 pub mod damping;
 mod decide;
 pub mod event;

@@ -8,6 +8,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod carrier;
+mod disturb;
 mod lifecycle;
 mod repair;
 mod shell;
@@ -116,7 +117,8 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let cases: Vec<Case> = [carrier::CASES, lifecycle::CASES, repair::CASES, shell::CASES, state::CASES].concat();
+    let cases: Vec<Case> =
+        [carrier::CASES, disturb::CASES, lifecycle::CASES, repair::CASES, shell::CASES, state::CASES].concat();
     let chosen: Vec<&Case> =
         cases.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(w))).collect();
     println!("\nrunning {} tests", chosen.len());
