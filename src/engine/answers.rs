@@ -96,6 +96,10 @@ impl Engine {
             }
         }
         self.counters.vanished = self.counters.vanished.saturating_add(vanished);
+        if let (true, Some(since)) = (self.sync.is_clean(), self.missing_since) {
+            self.missing_since = None;
+            log::debug!("everything read again {} us after notifications were lost", now.since(since).as_micros());
+        }
         if !self.sync.synced && self.sync.is_clean() {
             self.sync.synced = true;
             self.first_look(now);

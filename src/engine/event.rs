@@ -122,6 +122,20 @@ pub struct LinkInfo {
     pub down_count: u32,
 }
 
+impl LinkInfo {
+    /// Whether what is sent leaves: the kernel drops it while it has not taken note of the carrier itself, which may be
+    /// a second later, and shows that by an operational state of before (RFC 2863: unknown 0, down 2, lower layer down 3).
+    /// A device that never had a change of carrier stays at unknown for ever, and sends.
+    pub fn sends(&self) -> bool {
+        let before = match self.operstate {
+            0 => self.up_count > 0,
+            2 | 3 => true,
+            _ => false,
+        };
+        self.admin_up && self.carrier && !before
+    }
+}
+
 /// How we know about a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkSource {

@@ -73,6 +73,9 @@ impl Engine {
         if hidden > 0 {
             self.notices.push(Notice::Bounced { uplink: UplinkSlot(at as u8), count: hidden });
         }
+        if link.sends() && !before.sends() {
+            uplink.legs.iter_mut().filter_map(|leg| leg.resolve_at.as_mut()).for_each(|at| *at = now);
+        }
         let went_down = before.admin_up && !link.admin_up;
         if went_down {
             // The kernel deletes the IPv4 routes of a device that goes down without a word; the IPv6 ones it tells.
@@ -206,6 +209,7 @@ impl Engine {
 
     pub(super) fn overrun(&mut self, feed: Feed, now: Instant) -> bool {
         self.overruns = self.overruns.saturating_add(1);
+        self.missing_since.get_or_insert(now);
         match feed {
             Feed::Links => self.sync.mark(&Dump::ALL[..7]),
             Feed::State => self.sync.mark(&Dump::ALL[1..]),

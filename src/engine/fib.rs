@@ -9,14 +9,13 @@ use core::cmp::Ordering;
 use heapless::Vec;
 
 use super::action::{Op, Token};
+use super::contention::{Contention, RETRY_MAX};
 use super::object::{NexthopSpec, RouteSpec, RuleSpec};
 use crate::time::{Duration, Instant};
 use crate::types::Errno;
 
 /// First wait after a refusal; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// Longest wait after a refusal or in a fight.
-const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// An object with an identity.
 pub trait Object: Copy + PartialEq {
@@ -69,6 +68,8 @@ struct Flight {
     since: Instant,
     /// The spec changed after the request was sent.
     outdated: bool,
+    /// The reason for which it may be refused went away after it was sent.
+    hurried: bool,
 }
 
 /// An object and its story.
@@ -86,8 +87,10 @@ pub struct Entry<T> {
     marked: bool,
     seen: bool,
     contention: Contention,
-    /// Since when the kernel has had it.
+    /// Since when the kernel has had it again after somebody took it away: our own changes to it are no war.
     since: Instant,
+    /// Somebody took it away, and it is not back yet.
+    taken: bool,
 }
 
 impl<T: Object> Entry<T> {
@@ -117,34 +120,6 @@ impl<T: Object> Entry<T> {
             (true, Have::Different) => Some(Op::Replace),
             (false, _) => Some(Op::Delete),
         }
-    }
-}
-
-/// How hard somebody fights for the place of an object.
-///
-/// A few losses are repaired at once. Eight within some seconds are a fight: then the repairs wait 1 s, 2 s, 4 s …
-/// up to 30 s, until a minute passes in peace.
-#[derive(Clone, Copy, Debug, Default)]
-struct Contention {
-    losses: u8,
-    rounds: u8,
-}
-
-impl Contention {
-    /// Charges one loss after so much `peace`; returns how long to wait before repairing it.
-    fn lost(&mut self, peace: Duration) -> Duration {
-        if peace > Duration::from_secs(60) {
-            *self = Self::default();
-        }
-        // One loss is forgiven for each half second of peace.
-        let forgiven = u8::try_from(peace.as_millis() / 500).unwrap_or(u8::MAX);
-        self.losses = self.losses.saturating_sub(forgiven).saturating_add(1);
-        if self.losses <= 8 {
-            return Duration::ZERO;
-        }
-        let wait = Duration::from_secs(1 << self.rounds.min(5)).min(RETRY_MAX);
-        self.rounds = self.rounds.saturating_add(1);
-        wait
     }
 }
 
@@ -196,6 +171,7 @@ impl<T: Object, const N: usize> Table<T, N> {
             seen: true,
             contention: Contention::default(),
             since: Instant::ZERO,
+            taken: false,
         };
         if self.entries.insert(at, entry).is_err() {
             self.overflowed = true;
@@ -230,11 +206,9 @@ impl<T: Object, const N: usize> Table<T, N> {
             if let Some(flight) = &mut entry.flight {
                 flight.outdated = true;
             }
-            // News is a reason to try again at once, a fight is not.
-            if entry.refusals > 0 {
-                entry.refusals = 0;
-                entry.retry_at = Instant::ZERO;
-            }
+            // News is a reason to try again at once, also in a fight: a verdict must not wait for a rival to tire.
+            entry.refusals = 0;
+            entry.retry_at = Instant::ZERO;
         }
         Ok(())
     }
@@ -270,7 +244,7 @@ impl<T: Object, const N: usize> Table<T, N> {
                 continue;
             }
             let entry = self.entries.get_mut(at)?;
-            entry.flight = Some(Flight { token, op, since: now, outdated: false });
+            entry.flight = Some(Flight { token, op, since: now, outdated: false, hurried: false });
             self.flights = self.flights.saturating_add(1);
             return Some((op, entry.spec));
         }
@@ -305,7 +279,9 @@ impl<T: Object, const N: usize> Table<T, N> {
         let gone = matches!(errno, Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) && entry.have != Have::Different;
         if errno == Errno::OK || (flight.op == Op::Delete && gone) {
             entry.refusals = 0;
-            entry.since = now;
+            if core::mem::take(&mut entry.taken) {
+                entry.since = now;
+            }
             entry.have = match flight.op {
                 Op::Delete if flight.outdated => Have::Unknown,
                 Op::Delete => Have::Missing,
@@ -318,7 +294,7 @@ impl<T: Object, const N: usize> Table<T, N> {
         entry.have = Have::Unknown;
         entry.refusals = entry.refusals.saturating_add(1);
         let retry = (RETRY_MIN * (1 << u32::from(entry.refusals.min(12)))).min(RETRY_MAX);
-        if !flight.outdated {
+        if !flight.outdated && !flight.hurried {
             entry.retry_at = now.after(retry);
         }
         Some(Answer::Refused { spec: entry.spec, errno, retry, tell: entry.refusals == 2 })
@@ -345,8 +321,10 @@ impl<T: Object, const N: usize> Table<T, N> {
                             self.busy = true;
                         }
                         entry.have = have;
-                        if have == Have::Same {
+                        if have == Have::Same && entry.refusals > 0 {
+                            // Refused because it is there: nothing is left to wait for when it goes.
                             entry.refusals = 0;
+                            entry.retry_at = Instant::ZERO;
                         }
                     }
                 }
@@ -373,6 +351,7 @@ impl<T: Object, const N: usize> Table<T, N> {
         self.busy = true;
         let mut fight = None;
         if entry.wanted && by != 0 {
+            entry.taken = true;
             let wait = entry.contention.lost(now.since(entry.since));
             if wait > Duration::ZERO {
                 entry.retry_at = now.after(wait);
@@ -383,10 +362,14 @@ impl<T: Object, const N: usize> Table<T, N> {
         fight
     }
 
-    /// What `which` names and the kernel refused may be tried again at once: the reason is gone.
+    /// What `which` names and the kernel refused, or is about to, may be tried again at once: the reason is gone.
     pub fn hurry(&mut self, now: Instant, which: impl Fn(&T) -> bool) {
-        for entry in self.entries.iter_mut().filter(|e| e.refusals > 0 && which(&e.spec)) {
-            entry.retry_at = now;
+        for entry in self.entries.iter_mut().filter(|e| which(&e.spec)) {
+            match &mut entry.flight {
+                Some(flight) => flight.hurried = true,
+                None if entry.refusals > 0 => entry.retry_at = now,
+                None => {}
+            }
         }
         self.busy = true;
     }
@@ -479,102 +462,4 @@ impl<T: Object, const N: usize> Table<T, N> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::object::{RouteTarget, TABLE_MAIN};
-    use super::*;
-    use crate::types::Family;
-
-    type Routes = Table<RouteSpec, 4>;
-
-    fn route(metric: u32, nhid: u32) -> RouteSpec {
-        RouteSpec { family: Family::V4, table: TABLE_MAIN + 1, metric, target: RouteTarget::Nexthop(nhid) }
-    }
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_millis(millis)
-    }
-
-    fn want(table: &mut Routes, specs: &[RouteSpec]) {
-        table.want_begin();
-        for spec in specs {
-            table.want(*spec).expect("the table has room");
-        }
-        table.want_end();
-    }
-
-    fn poll(table: &mut Routes, now: Instant, token: u32) -> Option<(Op, RouteSpec)> {
-        table.poll(now, Token(token), |_, _, _| true)
-    }
-
-    #[test]
-    fn a_thousand_changes_in_flight_cost_one_follow_up() {
-        let mut table = Routes::default();
-        want(&mut table, &[route(1, 0)]);
-        assert_eq!(poll(&mut table, at(0), 1), Some((Op::Add, route(1, 0))));
-        for nhid in 1..=1000 {
-            want(&mut table, &[route(1, nhid)]);
-            assert_eq!(poll(&mut table, at(0), 2), None);
-        }
-        assert_eq!(table.acked(Token(1), Errno::OK, at(1)), Some(Answer::Done));
-        assert_eq!(poll(&mut table, at(1), 2), Some((Op::Replace, route(1, 1000))));
-        table.acked(Token(2), Errno::OK, at(2));
-        assert_eq!(poll(&mut table, at(2), 3), None);
-        assert!(table.is_settled());
-    }
-
-    #[test]
-    fn a_refused_request_is_retried_later_and_later() {
-        let mut table = Routes::default();
-        want(&mut table, &[route(1, 0)]);
-        poll(&mut table, at(0), 1);
-        table.acked(Token(1), Errno::EINVAL, at(0));
-        assert_eq!(poll(&mut table, at(0), 2), None);
-        table.rest(at(0));
-        assert_eq!(table.next(), Some(at(40)));
-        assert!(poll(&mut table, at(40), 2).is_some());
-        table.acked(Token(2), Errno::EINVAL, at(40));
-        assert_eq!(poll(&mut table, at(119), 3), None);
-        assert!(poll(&mut table, at(120), 3).is_some());
-    }
-
-    #[test]
-    fn what_is_ours_and_not_wanted_goes_and_what_a_dump_misses_comes_back() {
-        let mut table = Routes::default();
-        table.seen(route(9, 9)).expect("the table has room");
-        want(&mut table, &[route(1, 1)]);
-        assert_eq!(poll(&mut table, at(0), 1), Some((Op::Delete, route(9, 9))));
-        assert_eq!(poll(&mut table, at(0), 2), Some((Op::Add, route(1, 1))));
-        table.acked(Token(1), Errno::ESRCH, at(0));
-        table.acked(Token(2), Errno::OK, at(0));
-        table.sweep_begin(|_| true);
-        assert_eq!(table.sweep_end(|_| true), 1);
-        assert_eq!(poll(&mut table, at(0), 3), Some((Op::Add, route(1, 1))));
-    }
-
-    #[test]
-    fn a_rival_is_met_with_growing_patience() {
-        let mut table = Routes::default();
-        want(&mut table, &[route(1, 1)]);
-        let (mut adds, mut token) = (0, 0);
-        for now in (0..60_000).step_by(20) {
-            token += 1;
-            if poll(&mut table, at(now), token).is_some() {
-                table.acked(Token(token), Errno::OK, at(now));
-                adds += 1;
-                table.lost(&route(1, 1), 4711, at(now));
-            }
-        }
-        assert!((8..=16).contains(&adds), "{adds} repairs in a minute");
-    }
-
-    #[test]
-    fn a_full_table_refuses_and_remembers_that_it_did() {
-        let mut table = Routes::default();
-        table.want_begin();
-        for metric in 0..4 {
-            table.want(route(metric, 1)).expect("four fit");
-        }
-        assert_eq!(table.want(route(4, 1)), Err(Full));
-        assert!(table.overflowed);
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@
 pub mod action;
 mod answers;
 pub mod command;
+mod contention;
 pub mod damping;
 mod decide;
 pub mod event;
@@ -85,6 +86,8 @@ pub struct Engine {
     look_again: Option<Instant>,
     overruns: u32,
     overrun_told: Option<Instant>,
+    /// Since when notifications are missing that no dump has made good yet.
+    missing_since: Option<Instant>,
     /// When the next probe is due; `None`: to be found out.
     probe_at: Option<Instant>,
     /// The member that an operator prefers, by policy.
@@ -146,6 +149,7 @@ impl Engine {
             look_again: None,
             overruns: 0,
             overrun_told: None,
+            missing_since: None,
             probe_at: None,
             preferred: Vec::new(),
             doubts: 0,

@@ -3,6 +3,7 @@
 //! The order is make before break: nexthops, routes, rules; then what is wanted no more, the other way round.
 
 use super::action::{Action, Dump, Op, RouteQuestion, Token};
+use super::event::LinkInfo;
 use super::object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec};
 use super::switch::Way;
 use super::uplink::Setting;
@@ -86,10 +87,14 @@ impl Engine {
 
     pub(super) fn poll_neighbour(&mut self, now: Instant) -> Option<Action> {
         for (config, uplink) in self.config.uplinks.iter().zip(&mut self.uplinks) {
+            let sends = uplink.watch.link().is_some_and(LinkInfo::sends);
             for family in Family::BOTH {
                 let usable = uplink.usable(config, family);
                 let Some(leg) = uplink.legs.get_mut(family.index()) else { continue };
                 if leg.resolve_at.is_none_or(|at| at > now) {
+                    continue;
+                }
+                if !sends && leg.wait_to_send(now) {
                     continue;
                 }
                 leg.resolved(config.hold_down, now);

@@ -76,6 +76,24 @@ fn address(ifindex: IfIndex, addr: [u8; 4]) -> Event {
     Event::Address(AddressInfo { ifindex, addr: IpAddr::from(addr), prefix_len: 24, usable: true })
 }
 
+#[test]
+fn a_gateway_is_asked_once_the_link_sends() {
+    let mut config = two_wans();
+    config.uplinks[0].hold_down = Duration::ZERO;
+    let mut engine = Engine::new(&config, at(0));
+    obey(&mut engine, at(0));
+    engine.handle_event(announce(WAN, false, 1), at(5000));
+    obey(&mut engine, at(5000));
+    let asks = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::UseNeighbour { ifindex: WAN, .. }));
+    // The carrier is there, the kernel has not taken note of it: what is sent now is dropped.
+    let mut news = link(WAN, true, 1);
+    news.operstate = 2;
+    engine.handle_event(Event::Link { link: news, source: LinkSource::Answered }, at(5100));
+    assert!(!asks(&obey(&mut engine, at(5100))));
+    engine.handle_event(announce(WAN, true, 1), at(5200));
+    assert!(asks(&obey(&mut engine, at(5200))));
+}
+
 /// Performs everything the engine asks for as a willing kernel would, with empty dumps but for the two WANs.
 fn obey(engine: &mut Engine, now: Instant) -> std::vec::Vec<Action> {
     let mut asked = std::vec::Vec::new();

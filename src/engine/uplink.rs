@@ -26,6 +26,10 @@ use crate::types::{Family, IfIndex, Prefix};
 /// 0.8 s of packets otherwise.
 const RESOLVE_AHEAD: Duration = Duration::from_millis(900);
 
+/// How long a link may take to send after it got its carrier: the kernel's second, and some. Whatever shows longer that
+/// it does not is a driver's whim, and asked all the same.
+const SEND_WAIT: Duration = Duration::from_millis(1200);
+
 /// State of one family of an uplink, best last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum State {
@@ -430,6 +434,16 @@ impl Leg {
             _ => None,
         };
         [waits, self.resolve_at].into_iter().flatten().min()
+    }
+
+    /// The gateway is to be resolved, but the link does not send yet: whether to wait for that. The question would be
+    /// dropped, and the kernel would not ask again for a second.
+    pub(super) fn wait_to_send(&mut self, now: Instant) -> bool {
+        let Some(until) = self.usable_since.map(|since| since.after(SEND_WAIT)).filter(|until| *until > now) else {
+            return false;
+        };
+        self.resolve_at = Some(until);
+        true
     }
 
     /// The gateway was asked to be resolved: when to do it once more.

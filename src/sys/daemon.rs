@@ -263,6 +263,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// One turn of the loop without waiting: reads what is there, lets due time pass, does what follows.
+    ///
+    /// # Errors
+    /// A socket broke for good.
+    pub fn turn(&mut self) -> io::Result<()> {
+        self.read_all()?;
+        let now = self.clock.now();
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.engine.handle_timeout(now);
+        }
+        self.drain()?;
+        if self.dump.is_some() {
+            self.read_all()?;
+        }
+        Ok(())
+    }
+
     /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
     ///
     /// # Errors
@@ -437,6 +454,7 @@ impl Daemon {
                     let mut sink = |event| {
                         log::trace!("{event:?}");
                         if let Event::Link { link, .. } = event
+                            && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
                         {
                             names.insert(link.ifindex, link.name.to_string());

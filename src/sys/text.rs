@@ -29,65 +29,62 @@ impl Text<'_> {
         self.config.policies.get(usize::from(slot.0)).map_or("?", |p| p.name.as_str())
     }
 
-    /// A notice as a sentence in the shape that admins grep for.
-    pub fn notice(&self, notice: &Notice) -> String {
+    /// A notice as a sentence in the shape that admins grep for. Those of a switch are put into words without memory.
+    pub fn notice<'b>(&'b self, notice: &'b Notice) -> impl Display + 'b {
+        fmt::from_fn(move |f| self.write_notice(notice, f))
+    }
+
+    fn write_notice(&self, notice: &Notice, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match notice {
             Notice::Uplink { uplink, family, from: _, to, reason, flaps } => {
-                let family = family.map_or(String::new(), |f| format!("{f} of "));
-                let mut text = format!(
-                    "Uplink {family}'{}' is now {}: {}",
-                    self.uplink(*uplink),
-                    words::state_phrase(*to),
-                    words::reason(*reason).1
-                );
-                if *flaps > 0 {
-                    // Cannot fail: a String takes anything.
-                    let _ = write!(text, " (carrier lost {flaps} times so far)");
+                f.write_str("Uplink ")?;
+                if let Some(family) = family {
+                    write!(f, "{family} of ")?;
                 }
-                text
+                let (state, reason) = (words::state_phrase(*to), words::reason(*reason).1);
+                write!(f, "'{}' is now {state}: {reason}", self.uplink(*uplink))?;
+                if *flaps > 0 { write!(f, " (carrier lost {flaps} times so far)") } else { Ok(()) }
             }
             Notice::Bounced { uplink, count } => {
-                format!("Uplink '{}' lost its carrier {count} times without an announcement", self.uplink(*uplink))
+                write!(f, "Uplink '{}' lost its carrier {count} times without an announcement", self.uplink(*uplink))
             }
             Notice::Switched { policy, family, from, to, times } => {
-                let policy = self.policy(*policy);
-                let mut text = match (from, to) {
-                    (None, Some(to)) => format!("Policy '{policy}': {family} leaves by '{}'", self.uplink(*to)),
+                write!(f, "Policy '{}': {family} ", self.policy(*policy))?;
+                match (from, to) {
+                    (None, Some(to)) => write!(f, "leaves by '{}'", self.uplink(*to))?,
                     (Some(from), Some(to)) => {
-                        let (from, to) = (self.uplink(*from), self.uplink(*to));
-                        format!("Policy '{policy}': {family} now leaves by '{to}' instead of '{from}'")
+                        write!(f, "now leaves by '{}' instead of '{}'", self.uplink(*to), self.uplink(*from))?;
                     }
-                    (Some(from), None) => {
-                        format!("Policy '{policy}': {family} has no uplink left after '{}'", self.uplink(*from))
-                    }
-                    (None, None) => format!("Policy '{policy}': {family} has no uplink"),
-                };
-                let (decided, committed) = (short(times.decided), short(times.committed));
-                let verified = times.verified.map_or("not verified".to_owned(), |t| format!("verified {}", short(t)));
-                let _ = write!(text, " (decided {decided}, committed {committed}, {verified} after the event)");
-                text
+                    (Some(from), None) => write!(f, "has no uplink left after '{}'", self.uplink(*from))?,
+                    (None, None) => f.write_str("has no uplink")?,
+                }
+                write!(f, " (decided {}, committed {}, ", short(times.decided), short(times.committed))?;
+                match times.verified {
+                    Some(verified) => write!(f, "verified {} after the event)", short(verified)),
+                    None => f.write_str("not verified after the event)"),
+                }
             }
             Notice::Refused { object, errno, retry } => {
-                format!("the kernel refused '{}' ({errno}), retry in {}", self.object(Op::Add, object), short(*retry))
+                let object = self.object(Op::Add, object);
+                write!(f, "the kernel refused '{object}' ({errno}), retry in {}", short(*retry))
             }
             Notice::Contended { object, by, retry } => {
                 let object = self.object(Op::Add, object);
-                format!("contended: port {by} keeps undoing '{object}', next repair in {}", short(*retry))
+                write!(f, "contended: port {by} keeps undoing '{object}', next repair in {}", short(*retry))
             }
             Notice::TargetSick { uplink, track, sick } => {
-                let at = usize::from(uplink.0);
-                let targets = self.config.uplinks.get(at).map(|u| &u.probe.targets);
-                let target = targets.and_then(|t| t.get(usize::from(*track)));
-                let target = target.map_or("?".to_owned(), |t| t.host.to_string());
-                match sick {
-                    true => {
-                        format!("Target {target} answers by no uplink that asks it: it does not count until it does")
-                    }
-                    false => format!("Target {target} answers again and counts"),
+                let targets = self.config.uplinks.get(usize::from(uplink.0)).map(|u| &u.probe.targets);
+                match targets.and_then(|t| t.get(usize::from(*track))) {
+                    Some(target) => write!(f, "Target {} ", target.host)?,
+                    None => f.write_str("Target ? ")?,
                 }
+                f.write_str(match sick {
+                    true => "answers by no uplink that asks it: it does not count until it does",
+                    false => "answers again and counts",
+                })
             }
             Notice::Occupied { object } => {
-                format!("somebody else's object is in the way of '{}'", self.object(Op::Add, object))
+                write!(f, "somebody else's object is in the way of '{}'", self.object(Op::Add, object))
             }
             Notice::Overrun { feed, total } => {
                 let feed = match feed {
@@ -95,19 +92,19 @@ impl Text<'_> {
                     Feed::State => "route",
                     Feed::Requests => "request",
                 };
-                format!(
-                    "notifications lost on the {feed} socket ({total} times so far): reading the kernel's state again"
-                )
+                write!(f, "notifications lost on the {feed} socket ({total} times so far): ")?;
+                f.write_str("reading the kernel's state again")
             }
             Notice::Full { table, capacity } => {
-                format!("table full: {capacity} {table} is all this board's build holds")
+                write!(f, "table full: {capacity} {table} is all this board's build holds")
             }
-            Notice::SysctlFailed { device, family, errno } => format!(
+            Notice::SysctlFailed { device, family, errno } => write!(
+                f,
                 "{family} ignore_routes_with_linkdown of {device} could not be set ({errno}): \
                  the kernel does not fail over by itself there"
             ),
-            Notice::NoNexthops => "this kernel has no nexthop objects: routes are replaced instead".to_owned(),
-            Notice::NoFamily(family) => format!("this kernel has no {family}: its half is off"),
+            Notice::NoNexthops => f.write_str("this kernel has no nexthop objects: routes are replaced instead"),
+            Notice::NoFamily(family) => write!(f, "this kernel has no {family}: its half is off"),
         }
     }
 

@@ -1,9 +1,12 @@
 //! The network that every test stands in: a LAN host, a router with WANs, a provider for each, and a host behind them.
 //!
 //! ```text
-//!   lan --- router --- wan1 --- isp1 --- inet (203.0.113.10, 2001:db8:ffff::10)
-//!                  `-- wan2 --- isp2 ---'
+//!   lan --- router --- wan1 --- box1 --- isp1 --- inet (203.0.113.10, 2001:db8:ffff::10)
+//!                  `-- wan2 --- box2 --- isp2 ---'
 //! ```
+//!
+//! A box is what stands on the wall: a bridge whose port towards the router can be switched off. The provider behind it
+//! never sees its own link go, as it does not in life either, and its reboot of IPv6 is not charged to the router.
 //!
 //! Nothing here translates addresses: the LAN's are routed through both providers, so that each packet is its own
 //! measurement and a stream goes on whichever way it takes.
@@ -31,6 +34,7 @@ pub enum Port {
 pub struct Lab {
     pub lan: Netns,
     pub router: Netns,
+    pub boxes: Vec<Netns>,
     pub isps: Vec<Netns>,
     pub inet: Netns,
     pub wans: Vec<String>,
@@ -95,6 +99,7 @@ impl Lab {
         let lab = Self {
             lan: Netns::new()?,
             router: Netns::new()?,
+            boxes: wans.iter().map(|_| Netns::new()).collect::<io::Result<_>>()?,
             isps: wans.iter().map(|_| Netns::new()).collect::<io::Result<_>>()?,
             inet: Netns::new()?,
             wans: wans.iter().map(|w| (*w).to_owned()).collect(),
@@ -121,13 +126,22 @@ impl Lab {
             told("lo", lab.inet.rtnl(|r| r.add_address("lo", inet, if inet.is_ipv4() { 32 } else { 128 })))?;
         }
         for (n, isp) in lab.isps.iter().enumerate() {
-            // The provider's port is unplugged by taking it down, and must not forget its address by that.
-            isp.sysctl("ipv6/conf/default/keep_addr_on_down", "1")?;
             lab.cable(isp, "far", &lab.inet, &format!("isp{n}"), None)?;
             for (family, (address, inet, len)) in far_addresses(n).into_iter().enumerate() {
                 told("far", isp.rtnl(|r| r.add_address("far", address, len)))?;
                 told("far", lab.inet.rtnl(|r| r.add_address(&format!("isp{n}"), inet, len)))?;
                 lab.route(isp, "far", Some((INET[family], if family == 0 { 32 } else { 128 })), inet, 1)?;
+            }
+            let wall = &lab.boxes[n];
+            wall.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+            told("box", wall.rtnl(|r| r.add_bridge("box")))?;
+            told("box", wall.rtnl(|r| r.set_up("box", true)))?;
+            lab.cable(isp, "near", wall, "line", None)?;
+            told("line", wall.rtnl(|r| r.set_master("line", "box")))?;
+            for (family, (address, gateway, len)) in wan_addresses(n).into_iter().enumerate() {
+                told("near", isp.rtnl(|r| r.add_address("near", gateway, len)))?;
+                let (_, host, len) = LAN[family];
+                lab.route(isp, "near", Some((network(host, len), len)), address, 1)?;
             }
             lab.plug_in(n, port)?;
             // What the router sends by itself, its probes, is answered by the way it came.
@@ -139,29 +153,27 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Lays the cable of WAN `n` and configures both its ends, as at the first time.
+    /// Lays the cable of WAN `n` and configures the router's end, as at the first time.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn plug_in(&self, n: usize, port: Port) -> io::Result<()> {
         let index = 100 + n as u32;
         let other = if port == Port::Physical { index } else { 200 + n as u32 };
-        self.cable(&self.router, &self.wans[n], &self.isps[n], "near", Some((index, other)))?;
+        self.cable(&self.router, &self.wans[n], &self.boxes[n], "port", Some((index, other)))?;
+        told("port", self.boxes[n].rtnl(|r| r.set_master("port", "box")))?;
         self.configure(n)
     }
 
-    /// Addresses and routes of WAN `n`.
+    /// Addresses and routes of WAN `n` in the router.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn configure(&self, n: usize) -> io::Result<()> {
-        let (wan, isp) = (&self.wans[n], &self.isps[n]);
+        let wan = &self.wans[n];
         self.router.sysctl(&format!("ipv4/conf/{wan}/rp_filter"), "0")?;
-        for (family, (address, gateway, len)) in wan_addresses(n).into_iter().enumerate() {
-            told("near", isp.rtnl(|r| r.add_address("near", gateway, len)))?;
+        for (address, _, len) in wan_addresses(n) {
             told("wan", self.router.rtnl(|r| r.add_address(wan, address, len)))?;
-            let (_, host, len) = LAN[family];
-            self.route(isp, "near", Some((network(host, len), len)), address, 1)?;
         }
         self.netifd_routes(n)
     }
@@ -192,9 +204,14 @@ impl Lab {
         told(dev, add)
     }
 
-    /// Pulls the plug of WAN `n` at the provider's end, or puts it back.
+    /// Pulls the plug of WAN `n` at the box's end, or puts it back: the router's port loses its carrier.
     pub fn plug(&self, n: usize, plugged: bool) {
-        told("near", self.isps[n].rtnl(|r| r.set_up("near", plugged))).expect("the provider's port is there");
+        told("port", self.boxes[n].rtnl(|r| r.set_up("port", plugged))).expect("the box's port is there");
+    }
+
+    /// Cuts the line of WAN `n` behind the box, or mends it: the router's port keeps its carrier.
+    pub fn line(&self, n: usize, whole: bool) {
+        told("line", self.boxes[n].rtnl(|r| r.set_up("line", whole))).expect("the box's line is there");
     }
 
     /// The WAN (from 0) by which a packet from the router or the LAN to the far host leaves now.

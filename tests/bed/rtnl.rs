@@ -189,6 +189,16 @@ impl Rtnl {
         })
     }
 
+    /// Makes a link a port of a bridge.
+    pub fn set_master(&mut self, name: &str, master: &str) -> Result<(), Errno> {
+        let index = self.index(name).ok_or(libc::ENODEV)?;
+        let master = self.index(master).ok_or(libc::ENODEV)?;
+        self.request(NEWLINK, 0, |w| {
+            w.put(&ifinfo(index, 0, 0));
+            w.attribute_u32(10, master);
+        })
+    }
+
     /// Administratively up or down.
     pub fn set_up(&mut self, name: &str, up: bool) -> Result<(), Errno> {
         let flags = if up { libc::IFF_UP as u32 } else { 0 };

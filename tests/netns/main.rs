@@ -9,6 +9,7 @@
 mod bed;
 mod carrier;
 mod control;
+mod disturb;
 mod lifecycle;
 mod probes;
 mod repair;
@@ -118,9 +119,17 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let cases: Vec<Case> =
-        [carrier::CASES, control::CASES, lifecycle::CASES, probes::CASES, repair::CASES, shell::CASES, state::CASES]
-            .concat();
+    let cases: Vec<Case> = [
+        carrier::CASES,
+        control::CASES,
+        disturb::CASES,
+        lifecycle::CASES,
+        probes::CASES,
+        repair::CASES,
+        shell::CASES,
+        state::CASES,
+    ]
+    .concat();
     let chosen: Vec<&Case> =
         cases.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(w))).collect();
     println!("\nrunning {} tests", chosen.len());

@@ -1,0 +1,34 @@
+//! Decides how long to wait before an object that somebody took away is put back.
+
+use crate::time::Duration;
+
+/// Longest wait after a refusal or in a fight.
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How hard somebody fights for the place of an object.
+///
+/// A few losses are repaired at once. Eight within some seconds are a fight: then the repairs wait 1 s, 2 s, 4 s …
+/// up to 30 s, until a minute passes in peace.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Contention {
+    losses: u8,
+    rounds: u8,
+}
+
+impl Contention {
+    /// Charges one loss after so much `peace`; returns how long to wait before repairing it.
+    pub(super) fn lost(&mut self, peace: Duration) -> Duration {
+        if peace > Duration::from_secs(60) {
+            *self = Self::default();
+        }
+        // One loss is forgiven for each half second of peace.
+        let forgiven = u8::try_from(peace.as_millis() / 500).unwrap_or(u8::MAX);
+        self.losses = self.losses.saturating_sub(forgiven).saturating_add(1);
+        if self.losses <= 8 {
+            return Duration::ZERO;
+        }
+        let wait = Duration::from_secs(1 << self.rounds.min(5)).min(RETRY_MAX);
+        self.rounds = self.rounds.saturating_add(1);
+        wait
+    }
+}
