@@ -84,6 +84,8 @@ pub struct Entry<T> {
     flight: Option<Flight>,
     retry_at: Instant,
     refusals: u8,
+    /// The last refusal was that something is there: only a look tells whether that is ours.
+    occupied: bool,
     marked: bool,
     seen: bool,
     contention: Contention,
@@ -167,6 +169,7 @@ impl<T: Object, const N: usize> Table<T, N> {
             flight: None,
             retry_at: Instant::ZERO,
             refusals: 0,
+            occupied: false,
             marked: false,
             seen: true,
             contention: Contention::default(),
@@ -294,7 +297,8 @@ impl<T: Object, const N: usize> Table<T, N> {
         entry.have = Have::Unknown;
         entry.refusals = entry.refusals.saturating_add(1);
         let retry = (RETRY_MIN * (1 << u32::from(entry.refusals.min(12)))).min(RETRY_MAX);
-        if !flight.outdated && !flight.hurried {
+        entry.occupied = errno == Errno::EEXIST;
+        if !flight.outdated && !flight.hurried || entry.occupied {
             entry.retry_at = now.after(retry);
         }
         Some(Answer::Refused { spec: entry.spec, errno, retry, tell: entry.refusals == 2 })
@@ -367,7 +371,7 @@ impl<T: Object, const N: usize> Table<T, N> {
         for entry in self.entries.iter_mut().filter(|e| which(&e.spec)) {
             match &mut entry.flight {
                 Some(flight) => flight.hurried = true,
-                None if entry.refusals > 0 => entry.retry_at = now,
+                None if entry.refusals > 0 && !entry.occupied => entry.retry_at = now,
                 None => {}
             }
         }

@@ -70,7 +70,8 @@ pub struct Daemon {
     dump: Option<Dump>,
     buf: Vec<u8>,
     changes: Vec<String>,
-    names: BTreeMap<IfIndex, String>,
+    /// Names of the uplinks' links, for words; older numbers go when there are too many.
+    names: BTreeMap<IfIndex, IfName>,
     control: Option<Control>,
     /// The configuration to go back to unless the new one is confirmed by then.
     before: Option<(Box<Config>, Instant)>,
@@ -457,7 +458,10 @@ impl Daemon {
                             && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
                         {
-                            names.insert(link.ifindex, link.name.to_string());
+                            if names.len() > 4 * limits::UPLINKS {
+                                names.clear();
+                            }
+                            names.insert(link.ifindex, link.name);
                         }
                         engine.handle_event(event, now);
                     };
@@ -553,7 +557,7 @@ impl Daemon {
 
     fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
         let names = &self.names;
-        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         if let Some(change) = text.change(&action) {
             let already = matches!(action, Action::IgnoreLinkdown { device, family }
                 if sysctl::read(&device, family).unwrap_or(false));
@@ -584,7 +588,7 @@ impl Daemon {
 
     fn announce(&mut self, notice: &Notice) {
         let names = &self.names;
-        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).cloned() };
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         let line = text.notice(notice);
         match notice {
             Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::info!("{line}"),
