@@ -14,6 +14,7 @@ use super::control::{Control, Wish};
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
 use super::peer;
 use super::probe::Prober;
+use super::ration::Ration;
 use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
@@ -73,6 +74,7 @@ pub struct Daemon {
     /// Names of the uplinks' links, for words; older numbers go when there are too many.
     names: BTreeMap<IfIndex, IfName>,
     control: Option<Control>,
+    ration: Ration,
     /// The configuration to go back to unless the new one is confirmed by then.
     before: Option<(Box<Config>, Instant)>,
 }
@@ -108,6 +110,7 @@ impl Daemon {
             changes: Vec::new(),
             names: BTreeMap::new(),
             control: None,
+            ration: Ration::default(),
             before: None,
         })
     }
@@ -590,9 +593,14 @@ impl Daemon {
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         let line = text.notice(notice);
-        match notice {
-            Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::info!("{line}"),
-            _ => log::warn!("{line}"),
+        let level = match notice {
+            Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        match self.ration.take(notice, self.engine.now()) {
+            Some(0) => log::log!(level, "{line}"),
+            Some(hidden) => log::log!(level, "{line} ({hidden} lines like it were not written)"),
+            None => log::debug!("{line}"),
         }
         let uplink = match notice {
             Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),

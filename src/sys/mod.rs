@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod peer;
 pub mod probe;
+pub mod ration;
 pub mod signal;
 pub mod store;
 pub mod sysctl;

@@ -62,6 +62,8 @@ fn outages(options: &str, rounds: usize) -> Vec<u128> {
     let daemon = Daemon::run(&program(), &lab.router, &config, &folder.at("state"), &[]);
     let wait = |n| assert!(bed::until(PATIENCE, || lab.way(0) == Some(n)).is_some(), "{:#?}", daemon.lines());
     wait(0);
+    // What never answered is waited for longer.
+    std::thread::sleep(Duration::from_secs(2));
     let mut outages = Vec::new();
     for round in 0..rounds {
         let stream = Stream::start(&lab, 0, 2000);
