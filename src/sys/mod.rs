@@ -19,3 +19,4 @@ pub mod signal;
 pub mod store;
 pub mod sysctl;
 pub mod text;
+pub mod wait;

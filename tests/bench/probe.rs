@@ -146,7 +146,7 @@ fn cost() {
                         let source = wan_addresses(n)[0].0.to_string();
                         command.args(["-f", "-B", &source, "-s", peers_interval, "-d", "24", "-r", "0", "-D", "10s"]);
                         command.args(["-A", "1s", "-C", "true", &target.to_string()]);
-                        command.stdout(Stdio::null()).stdin(Stdio::null());
+                        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
                         peers.push(Peer(command.spawn().expect("the peer starts")));
                     }
                 }

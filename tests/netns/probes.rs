@@ -5,9 +5,12 @@
 //!          `-- wan1 --- its twin, with the same addresses throughout
 //! ```
 
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use linkwatch::config::ProbeConfig;
@@ -19,6 +22,7 @@ use linkwatch::engine::object::Hop;
 use linkwatch::proto::probe::checksum;
 use linkwatch::sys::clock::Clock;
 use linkwatch::sys::probe::Prober;
+use linkwatch::sys::wait;
 use linkwatch::time::Instant;
 use linkwatch::types::{Errno, Family, FwMark, IfIndex, UplinkSlot};
 
@@ -277,14 +281,13 @@ fn tcp() {
             let request = twins.request(0, family, 1);
             s.send(&request).expect("it leaves");
             // This one wakes its task by itself.
-            let ready = std::future::poll_fn(|cx| match s.prober.poll_ready(cx) {
-                true => std::task::Poll::Ready(()),
-                false => std::task::Poll::Pending,
-            });
-            smol::block_on(smol::future::or(ready, async {
-                smol::Timer::after(PATIENCE).await;
-                panic!("never woken");
+            let mut patience = wait::Timer::never();
+            patience.set_at(std::time::Instant::now() + PATIENCE);
+            let woken = wait::block_on(std::future::poll_fn(|cx| match s.prober.poll_ready(cx) {
+                true => Poll::Ready(true),
+                false => Pin::new(&mut patience).poll(cx).map(|()| false),
             }));
+            assert!(woken, "never woken");
             assert_eq!(s.outcome(request.id).0, ANSWERED, "family {family}");
             // The twin has no such port.
             let closed = twins.request(1, family, 1);

@@ -15,7 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::Context;
 
-use smol::Async;
+use crate::sys::wait::Async;
 
 use super::journal::Journal;
 use super::peer;
