@@ -10,21 +10,28 @@ mod bed;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bed::daemon::Folder;
-use bed::lab::{Lab, Port};
-use linkwatch::config::Config;
+use bed::lab::{Lab, Port, wan_addresses};
+use linkwatch::config::probe::Method;
+use linkwatch::config::{Config, ProbeConfig};
+use linkwatch::engine::action::{ProbePath, ProbeRequest};
+use linkwatch::engine::event::{ProbeId, ProbeOutcome};
+use linkwatch::engine::object::Hop;
 use linkwatch::engine::{Action, Engine, Event};
 use linkwatch::proto::config_file::{self, Dialect};
 use linkwatch::proto::netlink::{F_DUMP, Writer};
 use linkwatch::proto::rtnl::{Answers, decode_notification};
+use linkwatch::sys::clock::Clock;
 use linkwatch::sys::daemon::{Daemon, Options};
 use linkwatch::sys::netlink::{Received, Socket};
+use linkwatch::sys::probe::Prober;
 use linkwatch::time::Instant;
-use linkwatch::types::Errno;
+use linkwatch::types::{Errno, FwMark, IfIndex, UplinkSlot};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -110,9 +117,10 @@ fn config(names: [&str; 2], gateways: bool) -> Config {
 type Test = (&'static str, fn(bool));
 
 fn main() -> ExitCode {
-    let tests: [Test; 3] = [
+    let tests: [Test; 4] = [
         ("counting_counts", counting_counts),
         ("engine_and_codecs_ask_for_no_memory_from_a_link_event_to_the_switch", engine_and_codecs),
+        ("probes_and_their_answers_ask_for_no_memory", probes),
         ("the_daemons_loop_asks_for_no_memory_from_a_link_event_to_the_switch", daemons_loop),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -295,4 +303,52 @@ fn turn_until(daemon: &mut Daemon, mut is_so: impl FnMut() -> bool) -> u32 {
 fn rest(daemon: &mut Daemon) {
     let start = std::time::Instant::now();
     turn_until(daemon, || start.elapsed() > Duration::from_millis(1500));
+}
+
+/// Echo, ARP, neighbour discovery and DNS, in both families: sent, waited for and heard.
+fn probes(able: bool) {
+    if !able {
+        println!("skipped: namespaces are not allowed here");
+        return;
+    }
+    let lab = Lab::build(&["wan1"], Port::Virtual).expect("a lab");
+    let server =
+        lab.isps[0].run(|| wan_addresses(0).map(|(_, gateway, _)| UdpSocket::bind((gateway, 53)).expect("a port")));
+    for socket in server {
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((len, from)) = socket.recv_from(&mut query) {
+                query[2] |= 0x80;
+                let _ = socket.send_to(&query[..len], from);
+            }
+        });
+    }
+    lab.router.run(|| {
+        let index = bed::rtnl::Rtnl::open().expect("a socket").index("wan1").expect("it is there");
+        let (mut prober, clock) = (Prober::new(), Clock::start());
+        for method in [Method::Echo, Method::Neighbour, Method::Dns] {
+            let config = ProbeConfig { method, ..ProbeConfig::default() };
+            for (source, gateway, _) in wan_addresses(0) {
+                let hop = Hop { gateway: Some(gateway), ifindex: IfIndex(index), onlink: false };
+                let path = ProbePath { source, hop, mark: FwMark { value: 0x100, mask: 0x3F00 } };
+                let mut probe = |seq: u16| {
+                    let id = ProbeId { uplink: UplinkSlot(0), track: 0, seq, life: 0 };
+                    let _ = prober.send(&ProbeRequest { id, target: gateway, path }, &config, clock.now());
+                    let mut answered = false;
+                    bed::until(Duration::from_millis(20), || {
+                        prober.receive(clock.now(), &mut |e| {
+                            answered |= matches!(e, Event::Probe { id: of, outcome: ProbeOutcome::Answered, .. } if of == id);
+                        });
+                        answered
+                    });
+                    answered
+                };
+                // The first ones open the sockets and find the neighbour.
+                assert!(bed::until(PATIENCE, || probe(0)).is_some(), "{method:?} of {gateway}: no answer");
+                let (answered, calls) = counted(|| (1..=100).filter(|seq| probe(*seq)).count());
+                assert!(answered > 50, "{method:?} of {gateway}: {answered} answered");
+                assert_eq!(calls, 0, "{method:?} of {gateway} asked for memory");
+            }
+        }
+    });
 }

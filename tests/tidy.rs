@@ -108,6 +108,12 @@ fn the_shell_never_imports_the_pretend_world_and_starts_no_process_or_thread() {
 }
 
 #[test]
+fn the_loop_waits_with_our_own_means() {
+    // smol's reactor and its thread would wake beside us: `sys/wait.rs` says what that costs.
+    forbid("src", &["smol::Async", "smol::Timer", "smol::block_on", "smol::{"], &["sys/wait.rs"]);
+}
+
+#[test]
 fn the_pretend_world_never_imports_the_shell_and_waits_for_nothing() {
     let words = ["crate::sys", "smol", "libc", "thread::sleep", "std::fs"];
     forbid("src/sim", &words, &[]);

@@ -26,6 +26,7 @@ use crate::sys::daemon::{Daemon, Options, known_ids};
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
+use crate::sys::wait;
 
 struct Words {
     command: String,
@@ -267,7 +268,7 @@ fn run(words: &Words) -> Result<(), String> {
         daemon.run(signals, &mut reload).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
-    smol::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
+    wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
 }
 
 fn check(words: &Words) -> Result<(), String> {
@@ -284,7 +285,7 @@ fn check(words: &Words) -> Result<(), String> {
 fn plan(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
     let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
-    let changes = smol::block_on(daemon.plan()).map_err(|error| error.to_string())?;
+    let changes = wait::block_on(daemon.plan()).map_err(|error| error.to_string())?;
     for change in changes {
         println!("{change}");
     }
@@ -293,7 +294,7 @@ fn plan(words: &Words) -> Result<(), String> {
 
 fn flush(words: &Words) -> Result<(), String> {
     let mut daemon = Daemon::open(&Config::default(), options(words)).map_err(|error| error.to_string())?;
-    smol::block_on(async {
+    wait::block_on(async {
         daemon.check_privileges().await?;
         daemon.flush().await
     })
@@ -302,7 +303,7 @@ fn flush(words: &Words) -> Result<(), String> {
 
 fn monitor(words: &Words) -> Result<(), String> {
     let style = if words.json { Style::Json } else { Style::Text };
-    let result = smol::block_on(monitor::monitor(style, &mut std::io::stdout().lock()));
+    let result = wait::block_on(monitor::monitor(style, &mut std::io::stdout().lock()));
     match result {
         // Whoever read us has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -32,6 +32,11 @@ impl Clock {
     }
 }
 
+/// The monotonic clock as the system counts it.
+pub fn monotonic() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// The wall clock, microseconds since 1970; negative before.
 pub fn wall() -> i64 {
     let micros = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use smol::{Async, Timer};
-
 use super::clock::Clock;
 use super::control::{Control, Wish};
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
@@ -19,6 +17,7 @@ use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
 use super::text::Text;
+use super::wait::{Async, Timer};
 use crate::config::Config;
 use crate::config::probe::Host;
 use crate::engine::action::{ProbePath, ProbeRequest};

@@ -20,3 +20,4 @@ pub mod signal;
 pub mod store;
 pub mod sysctl;
 pub mod text;
+pub mod wait;

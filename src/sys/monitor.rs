@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use smol::Async;
+use crate::sys::wait::Async;
 
 use super::clock::Clock;
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};

@@ -176,7 +176,7 @@ impl<'a> Disturber<'a> {
         let options = Options { state: self.state.clone(), control: None, receive_buffer: None };
         let plan = self.lab.router.run(|| {
             let mut daemon = Daemon::open(&self.config, options)?;
-            smol::block_on(daemon.plan())
+            linkwatch::sys::wait::block_on(daemon.plan())
         });
         match plan {
             Ok(changes) => changes.join("; "),

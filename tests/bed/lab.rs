@@ -14,6 +14,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::delay::Cable;
 use super::netns::Netns;
 use super::rtnl::{Errno, Route};
 
@@ -127,11 +128,7 @@ impl Lab {
         }
         for (n, isp) in lab.isps.iter().enumerate() {
             lab.cable(isp, "far", &lab.inet, &format!("isp{n}"), None)?;
-            for (family, (address, inet, len)) in far_addresses(n).into_iter().enumerate() {
-                told("far", isp.rtnl(|r| r.add_address("far", address, len)))?;
-                told("far", lab.inet.rtnl(|r| r.add_address(&format!("isp{n}"), inet, len)))?;
-                lab.route(isp, "far", Some((INET[family], if family == 0 { 32 } else { 128 })), inet, 1)?;
-            }
+            lab.configure_far(n)?;
             let wall = &lab.boxes[n];
             wall.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
             told("box", wall.rtnl(|r| r.add_bridge("box")))?;
@@ -144,13 +141,36 @@ impl Lab {
                 lab.route(isp, "near", Some((network(host, len), len)), address, 1)?;
             }
             lab.plug_in(n, port)?;
-            // What the router sends by itself, its probes, is answered by the way it came.
-            for (family, (address, _, len)) in wan_addresses(n).into_iter().enumerate() {
-                let (near, _, _) = far_addresses(n)[family];
-                lab.route(&lab.inet, &format!("isp{n}"), Some((network(address, len), len)), near, 1)?;
-            }
         }
         Ok(lab)
+    }
+
+    /// Puts a cable with delay and loss between provider `n` and the far host, in place of the plain one.
+    ///
+    /// # Errors
+    /// No TAP devices here.
+    pub fn slow_down(&self, n: usize) -> io::Result<Cable> {
+        let (isp, inet) = (&self.isps[n], format!("isp{n}"));
+        told("far", isp.rtnl(|r| r.delete_link("far")))?;
+        let cable = Cable::lay(isp, "far", &self.inet, &inet)?;
+        told("far", isp.rtnl(|r| r.set_up("far", true)))?;
+        told(&inet, self.inet.rtnl(|r| r.set_up(&inet, true)))?;
+        self.configure_far(n)?;
+        Ok(cable)
+    }
+
+    /// Addresses and routes between provider `n` and the far host.
+    fn configure_far(&self, n: usize) -> io::Result<()> {
+        let (isp, name) = (&self.isps[n], format!("isp{n}"));
+        for (family, (address, inet, len)) in far_addresses(n).into_iter().enumerate() {
+            told("far", isp.rtnl(|r| r.add_address("far", address, len)))?;
+            told("far", self.inet.rtnl(|r| r.add_address(&name, inet, len)))?;
+            self.route(isp, "far", Some((INET[family], if family == 0 { 32 } else { 128 })), inet, 1)?;
+            // What the router sends by itself, its probes, is answered by the way it came.
+            let (wan, _, len) = wan_addresses(n)[family];
+            self.route(&self.inet, &name, Some((network(wan, len), len)), address, 1)?;
+        }
+        Ok(())
     }
 
     /// Lays the cable of WAN `n` and configures the router's end, as at the first time.

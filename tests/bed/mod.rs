@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod daemon;
+pub mod delay;
 pub mod disturb;
 pub mod lab;
 pub mod netns;

@@ -1,8 +1,9 @@
 //! A TAP device: its carrier can be switched by hand, and the kernel announces it as a physical port's.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use super::checked;
 
@@ -36,5 +37,33 @@ impl Tap {
         // SAFETY: the value lives until the call returns.
         let answer = unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETCARRIER, &raw const value) };
         checked(answer, "TUNSETCARRIER").expect("Linux 5.1 or later");
+    }
+
+    /// Makes reading return at once when there is nothing to read.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn nonblocking(&self) -> io::Result<()> {
+        // SAFETY: fcntl takes numbers; the descriptor is open as long as self.
+        checked(unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }, "O_NONBLOCK").map(drop)
+    }
+
+    /// The next frame that the kernel sends by the device; `None` when none waits.
+    pub fn read(&self, buf: &mut [u8]) -> Option<usize> {
+        (&self.file).read(buf).ok().filter(|len| *len > 0)
+    }
+
+    /// Lets a frame come in by the device; one that does not fit is lost.
+    pub fn write(&self, frame: &[u8]) {
+        let _ = (&self.file).write(frame);
+    }
+
+    /// Waits until there is something to read from one of two devices, or the time is over.
+    pub fn wait(taps: &[Self; 2], time: Duration) {
+        let poll = |tap: &Self| libc::pollfd { fd: tap.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut polls = [poll(&taps[0]), poll(&taps[1])];
+        let time = libc::timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
+        // SAFETY: the array is as long as said, and both live until the call returns.
+        unsafe { libc::ppoll(polls.as_mut_ptr(), 2, &raw const time, std::ptr::null()) };
     }
 }

@@ -5,9 +5,12 @@
 //!          `-- wan1 --- its twin, with the same addresses throughout
 //! ```
 
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use linkwatch::config::ProbeConfig;
@@ -19,6 +22,7 @@ use linkwatch::engine::object::Hop;
 use linkwatch::proto::probe::checksum;
 use linkwatch::sys::clock::Clock;
 use linkwatch::sys::probe::Prober;
+use linkwatch::sys::wait;
 use linkwatch::time::Instant;
 use linkwatch::types::{Errno, Family, FwMark, IfIndex, UplinkSlot};
 
@@ -41,6 +45,7 @@ pub const CASES: &[Case] = &[
     ("probes::a_device_made_again_needs_no_care", made_again),
     ("probes::names_are_resolved_through_the_uplink", names),
     ("probes::an_upstream_that_dies_silently_moves_the_traffic_and_back", dies_silently),
+    ("probes::a_probe_costs_one_wake_up_no_thread_and_no_process", thrifty),
     ("probes::answers_carry_the_time_at_which_they_came", stamps),
 ];
 
@@ -277,14 +282,13 @@ fn tcp() {
             let request = twins.request(0, family, 1);
             s.send(&request).expect("it leaves");
             // This one wakes its task by itself.
-            let ready = std::future::poll_fn(|cx| match s.prober.poll_ready(cx) {
-                true => std::task::Poll::Ready(()),
-                false => std::task::Poll::Pending,
-            });
-            smol::block_on(smol::future::or(ready, async {
-                smol::Timer::after(PATIENCE).await;
-                panic!("never woken");
+            let mut patience = wait::Timer::never();
+            patience.set_at(std::time::Instant::now() + PATIENCE);
+            let woken = wait::block_on(std::future::poll_fn(|cx| match s.prober.poll_ready(cx) {
+                true => Poll::Ready(true),
+                false => Pin::new(&mut patience).poll(cx).map(|()| false),
             }));
+            assert!(woken, "never woken");
             assert_eq!(s.outcome(request.id).0, ANSWERED, "family {family}");
             // The twin has no such port.
             let closed = twins.request(1, family, 1);
@@ -706,6 +710,39 @@ fn names() {
         let none = s.prober.resolve(UplinkSlot(0), 0, &path, "a..b", Family::V4, &[TARGET[0]], s.clock.now());
         assert_eq!(none, Err(Errno::EINVAL));
     });
+}
+
+fn thrifty() {
+    let targets = "\tlist track_ip '203.0.113.10'\n\tlist track_ip '2001:db8:ffff::10'\n\tlist track_ip 'gateway'\n";
+    let options = format!("{targets}\toption interval '100ms'\n\toption passive '0'\n");
+    let setup = crate::Setup::new("thrifty", bed::lab::Port::Virtual, &crate::two_wans(&options));
+    let number = |path: &str, name: &str, at: usize| -> u64 {
+        let text = setup.lab.router.run(|| std::fs::read_to_string(path)).expect("proc");
+        let mut found = text.lines().filter(|l| l.starts_with(name));
+        let words = |line: Option<&str>| line.unwrap_or("").split_whitespace().nth(at).map(str::to_owned);
+        words(found.next()).and_then(|w| w.parse().ok()).unwrap_or(0)
+    };
+    // Names stand in the line before the numbers.
+    let sent = || {
+        let text = setup.lab.router.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("proc");
+        let mut lines = text.lines().filter(|l| l.starts_with("IcmpMsg:")).map(str::split_whitespace);
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let v4 = names.zip(values).find(|(n, _)| *n == "OutType8").and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
+        v4 + number("/proc/thread-self/net/snmp6", "Icmp6OutEchos", 1)
+    };
+    let process = setup.daemon.id();
+    let woken = || number(&format!("/proc/{process}/status"), "voluntary_ctxt_switches", 1);
+    // Once it answers by both and the window of asking for links is closed.
+    std::thread::sleep(Duration::from_secs(3));
+    let (sent_before, woken_before) = (sent(), woken());
+    std::thread::sleep(Duration::from_secs(5));
+    let (sent, woken) = (sent() - sent_before, woken() - woken_before);
+    // Two WANs, four targets each (the gateway counts in both families), ten times a second.
+    assert!((300..=500).contains(&sent), "{sent} probes in five seconds");
+    assert!(woken <= sent + 5, "{sent} probes, woken {woken} times");
+    assert_eq!(std::fs::read_dir(format!("/proc/{process}/task")).expect("proc").count(), 1, "threads");
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).expect("proc");
+    assert_eq!(children, "", "processes");
 }
 
 fn stamps() {

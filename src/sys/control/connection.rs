@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::task::Context;
 
-use smol::Async;
+use crate::sys::wait::Async;
 
 use super::{ClientId, PATIENCE, Wish};
 use crate::engine::{Command, Engine};

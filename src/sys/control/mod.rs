@@ -8,6 +8,7 @@
 
 mod connection;
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -15,10 +16,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::Context;
 
-use smol::Async;
-
 use super::journal::Journal;
 use super::peer;
+use super::wait::Async;
 use crate::engine::{Command, Engine};
 use crate::limits;
 use crate::time::{Duration, Instant};
@@ -54,6 +54,8 @@ pub struct Control {
     group: Option<u32>,
     clients: Vec<Connection>,
     next_id: u32,
+    /// Somebody may wait to be accepted: asking in vain costs more than a probe's answer.
+    knocked: Cell<bool>,
 }
 
 impl Control {
@@ -84,12 +86,21 @@ impl Control {
             log::warn!("control socket {}: group {group}: {error}", path.display());
         }
         let clients = Vec::with_capacity(limits::CLIENTS);
-        Ok(Self { listener: Async::new(listener)?, path: path.to_owned(), group, clients, next_id: 0 })
+        Ok(Self {
+            listener: Async::new(listener)?,
+            path: path.to_owned(),
+            group,
+            clients,
+            next_id: 0,
+            knocked: Cell::new(true),
+        })
     }
 
     /// Asks to be woken by whoever has something for us, or room for our answers. Returns whether that is so already.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
-        let mut any = self.listener.poll_readable(cx).is_ready();
+        let knocked = self.listener.poll_readable(cx).is_ready();
+        self.knocked.set(knocked || self.knocked.get());
+        let mut any = knocked;
         for client in &self.clients {
             any |= client.poll_ready(cx);
         }
@@ -131,7 +142,13 @@ impl Control {
 
     fn accept(&mut self, now: Instant) {
         // Without a client nobody else can be waiting but a new one; an error (no descriptors left) is for later.
-        let Ok((stream, _)) = self.listener.get_ref().accept() else { return };
+        if !self.knocked.get() {
+            return;
+        }
+        let Ok((stream, _)) = self.listener.get_ref().accept() else {
+            self.knocked.set(false);
+            return;
+        };
         let Ok(who) = peer::credentials(&stream) else { return };
         if self.clients.len() >= limits::CLIENTS {
             let idle =

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::task::Context;
 
-use smol::Async;
+use crate::sys::wait::Async;
 
 use super::socket::{Socket, last_errno};
 use crate::types::Errno;
