@@ -11,7 +11,7 @@ use std::time::{Duration, Instant as Clock};
 
 use linkwatch::config::Config;
 use linkwatch::engine::event::{DumpOutcome, LinkInfo, LinkSource};
-use linkwatch::engine::{Action, Engine, Event};
+use linkwatch::engine::{Action, Dump, Engine, Event, Op};
 use linkwatch::proto::config_file::{self, Dialect};
 use linkwatch::proto::netlink::{F_DUMP, Writer, messages};
 use linkwatch::proto::rtnl::{Answers, decode_notification};
@@ -103,6 +103,8 @@ struct World {
     answers: Answers,
     links: Vec<LinkInfo>,
     facts: Vec<Vec<u8>>,
+    /// What the engine had put into the kernel, as a dump shows it.
+    ours: Vec<Event>,
     now: Instant,
 }
 
@@ -111,8 +113,14 @@ impl World {
         let now = Instant::from_millis(1);
         let engine = Box::new(Engine::new(&config(uplinks), now));
         let links = (0..uplinks).map(|n| link(n, true, 0)).collect();
-        let mut world =
-            Self { engine, answers: Answers::default(), links, facts: (0..uplinks).map(address).collect(), now };
+        let mut world = Self {
+            engine,
+            answers: Answers::default(),
+            links,
+            facts: (0..uplinks).map(address).collect(),
+            ours: Vec::new(),
+            now,
+        };
         world.obey();
         world
     }
@@ -132,6 +140,7 @@ impl World {
             let now = self.now;
             match action {
                 Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
+                    self.keep(&action);
                     self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
                 }
                 Action::AskRoute { token, .. } => {
@@ -139,11 +148,21 @@ impl World {
                 }
                 Action::Dump(dump) => {
                     self.engine.handle_event(Event::DumpBegan(dump), now);
-                    for link in self.links.clone() {
+                    for link in self.links.clone().into_iter().filter(|_| dump == Dump::Links) {
                         self.engine.handle_event(Event::Link { link, source: LinkSource::Dumped }, now);
                     }
-                    for fact in self.facts.clone() {
+                    for fact in self.facts.clone().into_iter().filter(|_| dump == Dump::Addresses) {
                         self.tell(&fact);
+                    }
+                    for object in self.ours.clone() {
+                        match (object, dump) {
+                            (Event::OwnNexthop(_), Dump::Nexthops) => self.engine.handle_event(object, now),
+                            (Event::OwnRoute(r), Dump::OwnRoutes(f)) if r.family == f => {
+                                self.engine.handle_event(object, now);
+                            }
+                            (Event::OwnRule(_), Dump::Rules) => self.engine.handle_event(object, now),
+                            _ => {}
+                        }
                     }
                     self.engine.handle_event(Event::DumpEnded { dump, outcome: DumpOutcome::Complete }, now);
                 }
@@ -154,6 +173,28 @@ impl World {
             }
         }
         requests
+    }
+}
+
+impl World {
+    /// Remembers what was added and forgets what was deleted.
+    fn keep(&mut self, action: &Action) {
+        let (op, object) = match *action {
+            Action::Nexthop { op, nexthop, .. } => (op, Event::OwnNexthop(nexthop)),
+            Action::Route { op, route, .. } => (op, Event::OwnRoute(route)),
+            Action::Rule { op, rule, .. } => (op, Event::OwnRule(rule)),
+            _ => return,
+        };
+        let same = |other: &Event| match (other, &object) {
+            (Event::OwnNexthop(a), Event::OwnNexthop(b)) => a.id == b.id,
+            (Event::OwnRoute(a), Event::OwnRoute(b)) => (a.family, a.table, a.metric) == (b.family, b.table, b.metric),
+            (Event::OwnRule(a), Event::OwnRule(b)) => a == b,
+            _ => false,
+        };
+        self.ours.retain(|other| !same(other));
+        if op != Op::Delete {
+            self.ours.push(object);
+        }
     }
 }
 
