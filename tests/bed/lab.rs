@@ -150,7 +150,18 @@ impl Lab {
                 lab.route(&lab.inet, &format!("isp{n}"), Some((network(address, len), len)), near, 1)?;
             }
         }
+        lab.settle();
         Ok(lab)
+    }
+
+    /// Waits until the router's kernel has done its own part: it writes the local routes of IPv6 addresses when it finds
+    /// the time, two anycast routes for each port (its network's and the link-local one) last.
+    fn settle(&self) {
+        let anycast = |route: &Vec<u8>| route.first() == Some(&(libc::AF_INET6 as u8)) && route.get(7) == Some(&4);
+        let wanted = 2 * (1 + self.wans.len());
+        super::until(std::time::Duration::from_secs(5), || {
+            self.router.rtnl(|r| r.foreign()).iter().filter(|route| anycast(route)).count() >= wanted
+        });
     }
 
     /// Lays the cable of WAN `n` and configures the router's end, as at the first time.
