@@ -266,43 +266,49 @@ fn daemons_loop(able: bool) {
     let folder = Folder::new("alloc");
     let state = folder.at("state");
     let inside = || {
-        let options = Options { state, control: None, receive_buffer: None };
+        let options = Options { state: state.clone(), control: None, receive_buffer: None };
         let mut daemon = Daemon::open(&config(["wan1", "wan2"], false), options).expect("a daemon");
-        turn_until(&mut daemon, || lab.way(0) == Some(0) && lab.way(1) == Some(0));
-        rest(&mut daemon);
+        turn_until(&mut daemon, &state, || lab.way(0) == Some(0) && lab.way(1) == Some(0));
+        // The first state file, and whatever else belongs to a start.
+        let start = std::time::Instant::now();
+        turn_until(&mut daemon, &state, || start.elapsed() > Duration::from_millis(1500));
         for round in 0..10 {
             for (plugged, way) in [(false, 1), (true, 0)] {
                 let before = NOTICES.load(Ordering::Relaxed);
                 lab.plug(0, plugged);
                 // The uplink's own notice and both families' switches: all is over then.
-                let calls = turn_until(&mut daemon, || NOTICES.load(Ordering::Relaxed) >= before + 3);
+                let over = || {
+                    let told = NOTICES.load(Ordering::Relaxed) >= before + 3;
+                    told && lab.way(0) == Some(way) && lab.way(1) == Some(way)
+                };
+                let calls = turn_until(&mut daemon, &state, over);
                 assert_eq!(calls, 0, "round {round}, plugged {plugged}");
-                let moved = bed::until(PATIENCE, || lab.way(0) == Some(way) && lab.way(1) == Some(way));
-                assert!(moved.is_some(), "round {round}: the switch did not come");
             }
-            rest(&mut daemon);
         }
     };
     lab.router.run(inside);
 }
 
 /// Lets the daemon work until `is_so`; how often it asked for memory.
-fn turn_until(daemon: &mut Daemon, mut is_so: impl FnMut() -> bool) -> u32 {
+///
+/// Turns in which it wrote its state file do not count: that comes a second after a switch, asks for memory, and may
+/// fall into the next switch on a slow machine.
+fn turn_until(daemon: &mut Daemon, state: &std::path::Path, mut is_so: impl FnMut() -> bool) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    // The file is written anew and renamed, so that another file is there afterwards.
+    let file = || std::fs::metadata(state).map(|m| (m.ino(), m.mtime(), m.mtime_nsec())).ok();
     let mut calls = 0;
     let there = bed::until(PATIENCE, || {
+        let before = file();
         let (result, more) = counted(|| daemon.turn());
         result.expect("the sockets are whole");
-        calls += more;
+        if file() == before {
+            calls += more;
+        }
         is_so()
     });
     assert!(there.is_some(), "it never came");
     calls
-}
-
-/// Lets the daemon settle: the state file is written a second after a switch, and that asks for memory.
-fn rest(daemon: &mut Daemon) {
-    let start = std::time::Instant::now();
-    turn_until(daemon, || start.elapsed() > Duration::from_millis(1500));
 }
 
 /// Echo, ARP, neighbour discovery and DNS, in both families: sent, waited for and heard.

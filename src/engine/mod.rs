@@ -218,7 +218,8 @@ impl Engine {
                 let mut full = false;
                 let mut ours = false;
                 for uplink in self.uplinks.iter_mut().filter(|u| u.ifindex() == Some(news.ifindex)) {
-                    ours = true;
+                    // Most of what a dump shows is known: nothing follows from that.
+                    ours |= !uplink.knows_address(&news);
                     full |= !uplink.address(news);
                 }
                 if full {
@@ -236,8 +237,8 @@ impl Engine {
                         ours = true;
                     }
                     if uplink.ifindex() == Some(route.hop.ifindex) {
+                        ours |= !uplink.knows_default(&route);
                         uplink.main_default(route);
-                        ours = true;
                     }
                 }
                 self.look_for_more(room, &Dump::MAIN_DEFAULTS);

@@ -204,6 +204,16 @@ impl Uplink {
         }
     }
 
+    /// Whether an address is known as it is.
+    pub fn knows_address(&self, news: &AddressInfo) -> bool {
+        self.addresses.iter().any(|a| a.fact == *news)
+    }
+
+    /// Whether a default route of table main is known as it is.
+    pub fn knows_default(&self, news: &MainDefault) -> bool {
+        self.defaults.iter().any(|d| d.fact == *news)
+    }
+
     /// Takes in an address. `false` when the table is full: it goes unwatched.
     pub fn address(&mut self, news: AddressInfo) -> bool {
         if let Some(leg) = self.legs.get_mut(Family::of(news.addr).index()) {

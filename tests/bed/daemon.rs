@@ -101,6 +101,23 @@ impl Daemon {
         found
     }
 
+    /// Losses of an uplink's carrier that it has told of: the last total, and those without an announcement since.
+    pub fn carrier_losses_told(&self, uplink: &str) -> u32 {
+        let number = |line: &str, before: &str| -> Option<u32> {
+            line.split(before).nth(1)?.split_whitespace().next()?.parse().ok()
+        };
+        let name = format!("'{uplink}'");
+        let mut told = 0;
+        for (_, line) in self.lines().iter().filter(|(_, l)| l.contains("Uplink ") && l.contains(&name)) {
+            match (number(line, "(carrier lost "), number(line, "lost its carrier ")) {
+                (Some(total), _) => told = total,
+                (None, Some(more)) => told += more,
+                (None, None) => {}
+            }
+        }
+        told
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: kill takes no pointers; the child is ours and has not been waited for.

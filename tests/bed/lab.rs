@@ -142,6 +142,7 @@ impl Lab {
             }
             lab.plug_in(n, port)?;
         }
+        lab.settle();
         Ok(lab)
     }
 
@@ -171,6 +172,16 @@ impl Lab {
             self.route(&self.inet, &name, Some((network(wan, len), len)), address, 1)?;
         }
         Ok(())
+    }
+
+    /// Waits until the router's kernel has done its own part: it writes the local routes of IPv6 addresses when it finds
+    /// the time, two anycast routes for each port (its network's and the link-local one) last.
+    fn settle(&self) {
+        let anycast = |route: &Vec<u8>| route.first() == Some(&(libc::AF_INET6 as u8)) && route.get(7) == Some(&4);
+        let wanted = 2 * (1 + self.wans.len());
+        super::until(std::time::Duration::from_secs(5), || {
+            self.router.rtnl(|r| r.foreign()).iter().filter(|route| anycast(route)).count() >= wanted
+        });
     }
 
     /// Lays the cable of WAN `n` and configures the router's end, as at the first time.

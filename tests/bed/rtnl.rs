@@ -277,13 +277,22 @@ impl Rtnl {
         self.request(DELROUTE, 0, |w| route.write(w))
     }
 
-    /// Many routes of one kind in large datagrams, without waiting for each: a full table arriving.
+    /// Many routes in large datagrams, without waiting for each: a full table arriving.
     pub fn add_many(&mut self, routes: &[Route]) {
+        self.many(NEWROUTE, F_CREATE | F_REPLACE, routes);
+    }
+
+    /// A full table going.
+    pub fn delete_many(&mut self, routes: &[Route]) {
+        self.many(DELROUTE, 0, routes);
+    }
+
+    fn many(&mut self, kind: u16, flags: u16, routes: &[Route]) {
         for chunk in routes.chunks(200) {
             let mut all = Vec::with_capacity(64 * chunk.len());
             for route in chunk {
                 let mut one = [0; 128];
-                let mut writer = Writer::new(&mut one, NEWROUTE, F_CREATE | F_REPLACE, 0);
+                let mut writer = Writer::new(&mut one, kind, flags, 0);
                 route.write(&mut writer);
                 let len = writer.finish().expect("a route is short");
                 all.extend(&one[..len]);
