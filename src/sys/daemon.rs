@@ -1,5 +1,7 @@
 //! The loop: what came in goes to the engine, what the engine asks for goes out.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -308,16 +310,6 @@ impl Daemon {
         }
     }
 
-    /// The changes that the engine would make, in the words of `ip`; makes none.
-    ///
-    /// # Errors
-    /// The kernel's state cannot be read.
-    pub async fn plan(&mut self) -> io::Result<Vec<String>> {
-        self.mode = Mode::Pretend;
-        self.settle().await?;
-        Ok(std::mem::take(&mut self.changes))
-    }
-
     /// Puts the sysctls back to what they were before us, and removes the state file.
     pub fn forget(&mut self) {
         for old in &self.stored.linkdown {
@@ -551,37 +543,6 @@ impl Daemon {
                 }
                 _ => self.engine.handle_event(Event::Overrun(Feed::Requests), now),
             }
-        }
-        Ok(())
-    }
-
-    fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
-        let names = &self.names;
-        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
-        if let Some(change) = text.change(&action) {
-            let already = matches!(action, Action::IgnoreLinkdown { device, family }
-                if sysctl::read(&device, family).unwrap_or(false));
-            if !already {
-                self.changes.push(change);
-            }
-        }
-        match action {
-            Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
-                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
-            }
-            Action::IgnoreLinkdown { device, family } => {
-                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
-            }
-            Action::Dump(Dump::Links | Dump::Addresses | Dump::MainDefaults(_)) | Action::AskLink { .. } => {
-                return self.send(&action, now);
-            }
-            Action::Dump(_) if !self.engine.is_synced() => return self.send(&action, now),
-            Action::Dump(dump) => {
-                // What we pretended to install is not there: another look would only undo the pretence.
-                let outcome = crate::engine::event::DumpOutcome::Complete;
-                self.engine.handle_event(Event::DumpEnded { dump, outcome }, now);
-            }
-            _ => {}
         }
         Ok(())
     }
