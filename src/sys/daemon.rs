@@ -439,7 +439,10 @@ impl Daemon {
             let engine = &mut self.engine;
             match received {
                 Received::Empty => return Ok(false),
-                Received::Foreign => log::debug!("datagram not from the kernel dropped"),
+                Received::Foreign => {
+                    log::debug!("datagram not from the kernel dropped");
+                    engine.handle_foreign();
+                }
                 Received::Overrun => engine.handle_event(Event::Overrun(feed), now),
                 Received::Datagram(len) => {
                     let datagram = self.buf.get(..len).unwrap_or(&[]);
