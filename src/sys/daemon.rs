@@ -283,33 +283,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
-    ///
-    /// # Errors
-    /// The kernel does not settle, or a socket broke.
-    pub async fn settle(&mut self) -> io::Result<()> {
-        let mut timer = Timer::never();
-        let end = self.clock.now().after(std::time::Duration::from_secs(10));
-        loop {
-            self.drain()?;
-            if self.dump.is_some() {
-                self.read_all()?;
-            }
-            if self.engine.settled() {
-                return Ok(());
-            }
-            let now = self.clock.now();
-            if now >= end {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not settle within 10 s"));
-            }
-            let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
-            timer.set_at(self.clock.deadline(next));
-            std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
-            self.read_all()?;
-            self.engine.handle_timeout(self.clock.now());
-        }
-    }
-
     /// Puts the sysctls back to what they were before us, and removes the state file.
     pub fn forget(&mut self) {
         for old in &self.stored.linkdown {
