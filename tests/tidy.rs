@@ -3,14 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    let mut todo = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    let mut todo = vec![root().join(folder)];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
             let path = entry.expect("a readable folder").path();
             if path.is_dir() {
-                todo.push(path);
+                if !path.ends_with("target") {
+                    todo.push(path);
+                }
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = fs::read_to_string(&path).expect("a readable file");
                 found.push((path, text));
@@ -30,7 +36,8 @@ fn code(text: &str) -> String {
 fn forbid(folder: &str, words: &[&str], except: &[&str]) {
     let mut broken = Vec::new();
     for (path, text) in sources(folder) {
-        if except.iter().any(|e| path.ends_with(e)) || path.ends_with("tests.rs") {
+        let test = path.ends_with("tests.rs") || path.components().any(|c| c.as_os_str() == "tests");
+        if except.iter().any(|e| path.ends_with(e)) || test && path.starts_with(root().join("src")) {
             continue;
         }
         let code = code(&text);
@@ -133,10 +140,59 @@ fn nothing_uses_64_bit_atomics() {
 
 #[test]
 fn every_file_opens_with_what_it_decides() {
-    for (path, text) in sources("src") {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")).chain(sources("board")) {
         let first = text.lines().next().unwrap_or("");
         assert!(first.starts_with("//! ") && first.len() > 12, "{} opens with {first:?}", path.display());
     }
+}
+
+#[test]
+fn no_file_is_longer_than_anybody_reads() {
+    let long: Vec<String> = sources("src")
+        .into_iter()
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > 600)
+        .map(|(path, lines)| format!("{}: {lines} lines, at most 600", path.display()))
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+/// Everything that is committed, but for what builds leave behind.
+fn committed() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![root().to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.expect("a readable folder").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match path.is_dir() {
+                true if [".git", "target", "artifacts"].contains(&name.as_str()) => {}
+                true => todo.push(path),
+                // In a worktree .git is a file.
+                false if name == ".git" => {}
+                false => found.push(path),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_names_the_place_where_it_was_written() {
+    // Put together here, so that this file does not name them either.
+    let words =
+        ["/wo", "../sh", "/ro", "/ho"].into_iter().zip(["rk/", "ared", "ot/", "me/"]).map(|(a, b)| [a, b].concat());
+    let words: Vec<String> = words.collect();
+    let mut broken = Vec::new();
+    for path in committed() {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (at, line) in text.lines().enumerate() {
+            for word in words.iter().filter(|w| line.contains(w.as_str())) {
+                broken.push(format!("{}:{}: {word}", path.display(), at + 1));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "paths of somebody's machine:\n{}", broken.join("\n"));
 }
 
 #[test]
@@ -155,7 +211,7 @@ fn unsafe_is_explained_each_time() {
 
 #[test]
 fn every_dependency_has_its_reason_beside_it() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("Cargo.toml");
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
     let dependencies = manifest.split("[dependencies]").nth(1).and_then(|t| t.split("\n[").next()).expect("a section");
     let mut reason = false;
     for line in dependencies.lines().filter(|l| !l.is_empty()) {

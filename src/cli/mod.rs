@@ -21,11 +21,13 @@ use crate::limits;
 use crate::proto::config_file::{self, Dialect};
 use crate::proto::control::Request;
 use crate::proto::describe::Style;
+use crate::proto::uci::SIZE_MAX;
 use crate::sys::clock::Clock;
 use crate::sys::daemon::{Daemon, Options, known_ids};
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
+use crate::sys::store::read_at_most;
 use crate::sys::wait;
 
 struct Words {
@@ -231,7 +233,7 @@ fn config_path(words: &Words) -> PathBuf {
 fn read_config(words: &Words) -> Result<Config, String> {
     let path = config_path(words);
     let file = path.display().to_string();
-    let text = std::fs::read(&path).map_err(|error| format!("{file}: {error}"))?;
+    let text = read_at_most(&path, SIZE_MAX).map_err(|error| format!("{file}: {error}"))?;
     let dialect = match path.file_name().is_some_and(|n| n == "mwan3") {
         true => Dialect::Mwan3,
         false => Dialect::Linkwatch,

@@ -62,6 +62,8 @@ impl Engine {
     }
 
     pub(super) fn dump_ended(&mut self, dump: Dump, outcome: DumpOutcome, now: Instant) -> bool {
+        // First, so that the next try waits whatever the refusal leads to.
+        let whole = self.sync.ended(dump, outcome, now);
         if let DumpOutcome::Failed(errno) = outcome {
             self.dump_refused(dump, errno);
         }
@@ -69,7 +71,7 @@ impl Engine {
         self.routes.stir();
         self.rules.stir();
         let mut vanished = 0;
-        if self.sync.ended(dump, outcome, now) {
+        if whole {
             match dump {
                 Dump::Links => {
                     for at in 0..self.uplinks.len() {

@@ -117,6 +117,8 @@ pub struct Counters {
     pub vanished: u32,
     /// Things that did not fit into a table.
     pub full: u32,
+    /// Datagrams that were not from the kernel, dropped unread.
+    pub foreign: u32,
     /// Notices forgotten before they were told.
     pub notices_dropped: u32,
     /// Probes sent, names asked for among them.
@@ -307,6 +309,11 @@ impl Engine {
             self.settle(now);
         }
         self.commit_ways(now);
+    }
+
+    /// A datagram came that was not from the kernel. It was dropped unread and changes nothing; it is counted.
+    pub fn handle_foreign(&mut self) {
+        self.counters.foreign = self.counters.foreign.saturating_add(1);
     }
 
     /// Lets time pass. Call it when [`Engine::poll_timeout`] is due, after all sockets were read: news that waits

@@ -68,7 +68,7 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
     let mut errors = Vec::new();
     let mut error = |line, message: String| errors.push(Diagnostic { line, place: String::new(), message });
     if text.len() > SIZE_MAX {
-        error(0, format!("{} bytes, at most {SIZE_MAX} are read", text.len()));
+        error(0, format!("longer than {SIZE_MAX} bytes"));
         return (Vec::new(), errors);
     }
     let Ok(text) = std::str::from_utf8(text) else {

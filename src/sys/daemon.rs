@@ -1,5 +1,7 @@
 //! The loop: what came in goes to the engine, what the engine asks for goes out.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -283,43 +285,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
-    ///
-    /// # Errors
-    /// The kernel does not settle, or a socket broke.
-    pub async fn settle(&mut self) -> io::Result<()> {
-        let mut timer = Timer::never();
-        let end = self.clock.now().after(std::time::Duration::from_secs(10));
-        loop {
-            self.drain()?;
-            if self.dump.is_some() {
-                self.read_all()?;
-            }
-            if self.engine.settled() {
-                return Ok(());
-            }
-            let now = self.clock.now();
-            if now >= end {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not settle within 10 s"));
-            }
-            let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
-            timer.set_at(self.clock.deadline(next));
-            std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
-            self.read_all()?;
-            self.engine.handle_timeout(self.clock.now());
-        }
-    }
-
-    /// The changes that the engine would make, in the words of `ip`; makes none.
-    ///
-    /// # Errors
-    /// The kernel's state cannot be read.
-    pub async fn plan(&mut self) -> io::Result<Vec<String>> {
-        self.mode = Mode::Pretend;
-        self.settle().await?;
-        Ok(std::mem::take(&mut self.changes))
-    }
-
     /// Puts the sysctls back to what they were before us, and removes the state file.
     pub fn forget(&mut self) {
         for old in &self.stored.linkdown {
@@ -449,7 +414,10 @@ impl Daemon {
             let engine = &mut self.engine;
             match received {
                 Received::Empty => return Ok(false),
-                Received::Foreign => log::debug!("datagram not from the kernel dropped"),
+                Received::Foreign => {
+                    log::debug!("datagram not from the kernel dropped");
+                    engine.handle_foreign();
+                }
                 Received::Overrun => engine.handle_event(Event::Overrun(feed), now),
                 Received::Datagram(len) => {
                     let datagram = self.buf.get(..len).unwrap_or(&[]);
@@ -553,37 +521,6 @@ impl Daemon {
                 }
                 _ => self.engine.handle_event(Event::Overrun(Feed::Requests), now),
             }
-        }
-        Ok(())
-    }
-
-    fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
-        let names = &self.names;
-        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
-        if let Some(change) = text.change(&action) {
-            let already = matches!(action, Action::IgnoreLinkdown { device, family }
-                if sysctl::read(&device, family).unwrap_or(false));
-            if !already {
-                self.changes.push(change);
-            }
-        }
-        match action {
-            Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
-                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
-            }
-            Action::IgnoreLinkdown { device, family } => {
-                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
-            }
-            Action::Dump(Dump::Links | Dump::Addresses | Dump::MainDefaults(_)) | Action::AskLink { .. } => {
-                return self.send(&action, now);
-            }
-            Action::Dump(_) if !self.engine.is_synced() => return self.send(&action, now),
-            Action::Dump(dump) => {
-                // What we pretended to install is not there: another look would only undo the pretence.
-                let outcome = crate::engine::event::DumpOutcome::Complete;
-                self.engine.handle_event(Event::DumpEnded { dump, outcome }, now);
-            }
-            _ => {}
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The state file: what a restart keeps, in tmpfs. Unknown, damaged or foreign content is ignored with one line.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ pub struct OldValue {
 
 /// Reads the file; an empty state when it is absent or makes no sense.
 pub fn load(path: &Path) -> State {
-    let bytes = match fs::read(path) {
+    let bytes = match read_at_most(path, SIZE) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return State::default(),
         Err(error) => {
@@ -53,10 +53,23 @@ pub fn load(path: &Path) -> State {
         Some((&VERSION, rest)) => postcard::from_bytes(rest).ok(),
         _ => None,
     };
+    // A device name from a file becomes part of a path: none that could lead elsewhere.
+    let state = state.filter(|s: &State| s.linkdown.iter().all(|o| IfName::new(o.device.as_bytes()) == Some(o.device)));
     state.unwrap_or_else(|| {
         log::warn!("state file {}: damaged or of another version; starting without history", path.display());
         State::default()
     })
+}
+
+/// Reads a file, but not more than `most` bytes and one more, which shows that it is longer: whatever stands there, it does
+/// not take the router's memory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.
@@ -94,9 +107,13 @@ mod tests {
         state.linkdown.push(OldValue { device, family: Family::V6, on: true }).expect("it fits");
         save(&path, &state).expect("a writable folder");
         assert_eq!(load(&path), state);
-        for damage in [&b""[..], &b"\x02\x00"[..], &b"\x01\xff\xff\xff\xff"[..]] {
+        // The same with a name that would lead out of the folder of sysctls is damage.
+        let mut elsewhere = fs::read(&path).expect("it was written");
+        let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
+        elsewhere[at + 1..at + 4].copy_from_slice(b"../");
+        for damage in [&b""[..], b"\x02\x00", b"\x01\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
-            assert_eq!(load(&path), State::default());
+            assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }
         fs::remove_dir_all(&folder).expect("our own folder");
     }

@@ -1,5 +1,6 @@
 //! A WAN is unplugged and plugged back under traffic, before your eyes: the real daemon on the real kernel, in
-//! namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back.
+//! namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back, by the count of the packets
+//! that each WAN sent.
 
 #[path = "../bed/mod.rs"]
 mod bed;
@@ -25,7 +26,10 @@ fn main() -> ExitCode {
     }
     if let Err(error) = bed::netns::become_able() {
         eprintln!("This system does not let you make namespaces ({error}).");
-        eprintln!("Run it with sudo: cargo build --release --example demo && sudo target/release/examples/demo");
+        match std::env::current_exe() {
+            Ok(this) => eprintln!("Run it as root, it touches nothing outside its namespaces: sudo {}", this.display()),
+            Err(_) => eprintln!("Run it as root: sudo target/release/examples/demo"),
+        }
         return ExitCode::FAILURE;
     }
     match show() {
@@ -35,6 +39,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Packets that a device of the router has sent since its creation.
+fn sent_by(lab: &Lab, device: &str) -> Result<u64, String> {
+    // Of the thread, which is in the router's namespace. NAME: eight numbers of reception, then packets and bytes sent.
+    let table = lab.router.run(|| std::fs::read_to_string("/proc/thread-self/net/dev")).map_err(|e| e.to_string())?;
+    let numbers = table.lines().find_map(|l| l.trim().strip_prefix(device)?.strip_prefix(':'));
+    let sent = numbers.and_then(|n| n.split_whitespace().nth(9)?.parse().ok());
+    sent.ok_or_else(|| format!("{device} is not in the router's /proc/net/dev"))
 }
 
 struct Show {
@@ -77,8 +90,14 @@ fn show() -> Result<(), String> {
     let lab = Lab::build(&[first, second], Port::Virtual).map_err(|e| e.to_string())?;
     show.now("bed", "five namespaces, cabled, IPv4 and IPv6");
     let streams = [0, 1].map(|family| Stream::start(&lab, family, RATE));
-    let moving = |seconds| streams.iter().all(|s| s.wait_for(RATE / 4, Duration::from_secs(seconds)));
-    if !moving(5) {
+    // Whether both streams arrive, and `device` sends them: some are under way when the counting starts and ends.
+    let moving_by = |device: &str| -> Result<bool, String> {
+        let before = sent_by(&lab, device)?;
+        let arrived = streams.iter().all(|s| s.wait_for(RATE / 4, PATIENCE));
+        let sent = sent_by(&lab, device)? - before;
+        Ok(arrived && sent >= u64::from(RATE / 4))
+    };
+    if !moving_by(first)? {
         return Err("no traffic before the daemon starts".into());
     }
     show.now("bed", &format!("{RATE} packets/s from the LAN to the far host, IPv4 and IPv6, by {first}"));
@@ -102,7 +121,7 @@ fn show() -> Result<(), String> {
         daemon.wait_line(mark, &[family, "now leaves by"], PATIENCE).ok_or("the daemon did not switch")?;
     }
     show.repeat(&daemon);
-    if (0..2).any(|family| lab.way(family) != Some(1)) || !moving(5) {
+    if (0..2).any(|family| lab.way(family) != Some(1)) || !moving_by(second)? {
         return Err(format!("traffic does not leave by {second}"));
     }
     show.now("bed", &format!("traffic moves by {second}"));
@@ -116,7 +135,7 @@ fn show() -> Result<(), String> {
     }
     let back = Instant::now();
     show.repeat(&daemon);
-    if (0..2).any(|family| lab.way(family) != Some(0)) || !moving(5) {
+    if (0..2).any(|family| lab.way(family) != Some(0)) || !moving_by(first)? {
         return Err(format!("traffic did not come back to {first}"));
     }
     show.now("bed", &format!("traffic moves by {first} again"));
@@ -125,13 +144,16 @@ fn show() -> Result<(), String> {
     let status = daemon.wait(PATIENCE).ok_or("the daemon does not end")?;
     show.repeat(&daemon);
     show.now("bed", &format!("daemon ended, {status}"));
+    if !status.success() {
+        return Err("the daemon did not end well".into());
+    }
     let end = Instant::now();
     println!();
     for (stream, name) in streams.into_iter().zip(["IPv4", "IPv6"]) {
         let outcome = stream.stop();
         let (out, home) = (outcome.loss(unplugged, plugged), outcome.loss(plugged, end));
         println!(
-            "{name}: {} packets sent; lost {} at the unplugging ({:.1} ms), {} at the way back ({} s later)",
+            "{name}: {} packets sent; lost {} at the unplugging ({:.1} ms), {} at the way back ({} s later, by the hold-down)",
             outcome.sent.len(),
             out.packets,
             out.outage.as_secs_f64() * 1000.0,

@@ -10,6 +10,7 @@ mod bed;
 mod carrier;
 mod control;
 mod disturb;
+mod input;
 mod lifecycle;
 mod probes;
 mod repair;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
         carrier::CASES,
         control::CASES,
         disturb::CASES,
+        input::CASES,
         lifecycle::CASES,
         probes::CASES,
         repair::CASES,

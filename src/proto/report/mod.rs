@@ -255,6 +255,7 @@ fn tail(engine: &Engine, out: &mut dyn Sink) {
         ("vanished", counters.vanished),
         ("full", counters.full),
         ("overruns", engine.overruns()),
+        ("foreign", counters.foreign),
         ("notices_dropped", counters.notices_dropped),
         ("probes_sent", counters.probes_sent),
         ("probes_answered", counters.probes_answered),

@@ -1,0 +1,73 @@
+//! Runs that end: until the kernel has what is wanted, or, for `linkwatch plan`, until it would have.
+
+use super::*;
+
+impl Daemon {
+    /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.
+    ///
+    /// # Errors
+    /// The kernel does not settle, or a socket broke.
+    pub async fn settle(&mut self) -> io::Result<()> {
+        let mut timer = Timer::never();
+        let end = self.clock.now().after(std::time::Duration::from_secs(10));
+        loop {
+            self.drain()?;
+            if self.dump.is_some() {
+                self.read_all()?;
+            }
+            if self.engine.settled() {
+                return Ok(());
+            }
+            let now = self.clock.now();
+            if now >= end {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not settle within 10 s"));
+            }
+            let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
+            timer.set_at(self.clock.deadline(next));
+            std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
+            self.read_all()?;
+            self.engine.handle_timeout(self.clock.now());
+        }
+    }
+
+    /// The changes that the engine would make, in the words of `ip`; makes none.
+    ///
+    /// # Errors
+    /// The kernel's state cannot be read.
+    pub async fn plan(&mut self) -> io::Result<Vec<String>> {
+        self.mode = Mode::Pretend;
+        self.settle().await?;
+        Ok(std::mem::take(&mut self.changes))
+    }
+
+    pub(super) fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
+        let names = &self.names;
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
+        if let Some(change) = text.change(&action) {
+            let already = matches!(action, Action::IgnoreLinkdown { device, family }
+                if sysctl::read(&device, family).unwrap_or(false));
+            if !already {
+                self.changes.push(change);
+            }
+        }
+        match action {
+            Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
+                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
+            }
+            Action::IgnoreLinkdown { device, family } => {
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
+            }
+            Action::Dump(Dump::Links | Dump::Addresses | Dump::MainDefaults(_)) | Action::AskLink { .. } => {
+                return self.send(&action, now);
+            }
+            Action::Dump(_) if !self.engine.is_synced() => return self.send(&action, now),
+            Action::Dump(dump) => {
+                // What we pretended to install is not there: another look would only undo the pretence.
+                let outcome = crate::engine::event::DumpOutcome::Complete;
+                self.engine.handle_event(Event::DumpEnded { dump, outcome }, now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

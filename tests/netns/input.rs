@@ -1,0 +1,139 @@
+//! What others may throw at the daemon on a real kernel: forged netlink, a /proc without sysctls, a damaged state file.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+
+use linkwatch::proto::netlink::Writer;
+
+use crate::bed::daemon::{Daemon, Folder};
+use crate::bed::lab::{Lab, Port};
+use crate::{Case, PATIENCE, Setup, bed, program, two_wans};
+
+pub const CASES: &[Case] = &[
+    ("input::forged_announcements_are_dropped_and_forged_answers_do_not_arrive", forged),
+    ("input::without_sysctls_it_says_so_and_fails_over", no_sysctls),
+    ("input::a_damaged_state_file_is_told_and_replaced", damaged_state),
+];
+
+/// Messages that would take a WAN away, if they were the kernel's.
+fn lies(ifindex: u32) -> Vec<Vec<u8>> {
+    // RTM_NEWLINK without carrier, RTM_DELLINK, RTM_DELADDR of everything, and one whose length lies.
+    let link = |kind: u16| {
+        let mut buf = vec![0; 128];
+        let mut writer = Writer::new(&mut buf, kind, 0, 0);
+        writer.put(&[0; 4]);
+        writer.put(&ifindex.to_ne_bytes());
+        writer.put(&(libc::IFF_UP as u32).to_ne_bytes());
+        writer.put(&[0; 4]);
+        writer.attribute(3, b"wan1\0");
+        let len = writer.finish().expect("128 bytes are enough");
+        buf.truncate(len);
+        buf
+    };
+    let mut liar = link(16);
+    liar[..4].copy_from_slice(&u32::MAX.to_ne_bytes());
+    vec![link(16), link(17), liar]
+}
+
+/// Sends to a netlink port, or to the groups when it is 0.
+fn send(socket: &OwnedFd, port: u32, groups: u32, bytes: &[u8]) -> Result<(), libc::c_int> {
+    // SAFETY: sockaddr_nl is plain data; address and bytes outlive the call.
+    let sent = unsafe {
+        let mut to: libc::sockaddr_nl = std::mem::zeroed();
+        (to.nl_family, to.nl_pid, to.nl_groups) = (libc::AF_NETLINK as u16, port, groups);
+        let len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        libc::sendto(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, (&raw const to).cast(), len)
+    };
+    match sent {
+        0.. => Ok(()),
+        _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+    }
+}
+
+fn forged() {
+    let setup = Setup::with("forged", Port::Virtual, &two_wans(""), &["-vv"]);
+    let wan = setup.lab.router.rtnl(|r| r.index("wan1")).expect("wan1");
+    let mark = setup.daemon.mark();
+    let refused = setup.lab.router.run(|| {
+        // SAFETY: socket takes no pointers; the descriptor is owned from here on.
+        let socket = unsafe {
+            OwnedFd::from_raw_fd(bed::checked(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0), "").expect("a socket"))
+        };
+        let table = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("netlink sockets are listed");
+        // sk Eth Pid Groups ...: rtnetlink's are Eth 0, the kernel's own is Pid 0.
+        let port = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "0", port, ..] => port.parse::<u32>().ok().filter(|p| *p != 0),
+            _ => None,
+        };
+        let ports: Vec<u32> = table.lines().filter_map(port).collect();
+        let mut refused = 0;
+        for lie in lies(wan) {
+            // Groups of links, IPv4 addresses, IPv6 addresses, by their bits.
+            for bit in [0, 4, 8] {
+                // To port 0 it would be a request to the kernel.
+                let _ = send(&socket, ports[0], 1 << bit, &lie);
+            }
+            refused += ports.iter().filter(|port| send(&socket, **port, 0, &lie) == Err(libc::ECONNREFUSED)).count();
+        }
+        refused
+    });
+    // Three sockets of the daemon and three lies.
+    assert!(refused >= 9, "only {refused} forged unicast messages were refused");
+    let dropped = setup.daemon.wait_line(mark, &["not from the kernel"], PATIENCE);
+    assert!(dropped.is_some(), "the forged announcements never came: {:#?}", setup.daemon.lines());
+    // Something true that comes after them.
+    setup.lab.plug(1, false);
+    let seen = setup.daemon.wait_line(mark, &["wan2", "down"], PATIENCE);
+    assert!(seen.is_some(), "{:#?}", setup.daemon.lines());
+    let fooled = setup.daemon.lines().iter().skip(mark).any(|(_, l)| l.contains("'wan1' is now"));
+    assert!(!fooled, "{:#?}", setup.daemon.lines());
+    setup.wait_way(0);
+    setup.lab.plug(1, true);
+    setup.lab.plug(0, false);
+    setup.wait_way(1);
+}
+
+fn no_sysctls() {
+    let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
+    let folder = Folder::new("sysctls");
+    let (config, state) = (folder.write("linkwatch", &two_wans("")), folder.at("state"));
+    let mut command = lab.router.command(program());
+    command.arg("run").arg("-c").arg(&config).arg("--state").arg(&state);
+    let hide = || {
+        // SAFETY: system calls with constant arguments.
+        unsafe {
+            bed::checked(libc::unshare(libc::CLONE_NEWNS), "a mount namespace")?;
+            let (private, none) = (libc::MS_REC | libc::MS_PRIVATE, std::ptr::null());
+            bed::checked(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), "private mounts")?;
+            let tmpfs = c"tmpfs".as_ptr();
+            bed::checked(libc::mount(tmpfs, c"/proc/sys/net".as_ptr(), tmpfs, 0, none.cast()), "hiding sysctls")
+                .map(drop)
+        }
+    };
+    // SAFETY: the closure makes three system calls and, only when one fails, an error.
+    unsafe { command.pre_exec(hide) };
+    let daemon = Daemon::spawn(command);
+    for words in [&["IPv4", "leaves by"][..], &["IPv6", "leaves by"], &["ignore_routes_with_linkdown"]] {
+        assert!(daemon.wait_line(0, words, PATIENCE).is_some(), "no {words:?}: {:#?}", daemon.lines());
+    }
+    lab.plug(0, false);
+    for family in [0, 1] {
+        let moved = bed::until(PATIENCE, || lab.way(family) == Some(1));
+        assert!(moved.is_some(), "family {family}: {:#?}", daemon.lines());
+    }
+}
+
+fn damaged_state() {
+    for damage in [&b""[..], &[0xff; 100_000], b"\x01\x02\x04wan1"] {
+        let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
+        let folder = Folder::new("damaged");
+        let (config, state) = (folder.write("linkwatch", &two_wans("")), folder.at("state"));
+        std::fs::write(&state, damage).expect("the folder is ours");
+        let daemon = Daemon::run(program(), &lab.router, &config, &state, &[]);
+        for words in [&["state file", "damaged"][..], &["IPv4", "leaves by"]] {
+            assert!(daemon.wait_line(0, words, PATIENCE).is_some(), "no {words:?}: {:#?}", daemon.lines());
+        }
+        let replaced = bed::until(PATIENCE, || std::fs::read(&state).is_ok_and(|bytes| bytes != damage));
+        assert!(replaced.is_some(), "the state file stays as it was");
+    }
+}
