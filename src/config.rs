@@ -12,7 +12,9 @@ pub use probe::ProbeConfig;
 
 use crate::limits;
 use crate::time::Duration;
-use crate::types::{Family, IfName, Name, PolicySlot, PortRange, Prefix, UplinkId, UplinkSlot};
+use crate::types::{
+    Family, IfName, Mac, Name, Permille, PolicySlot, PortRange, Prefix, SetName, UplinkId, UplinkSet, UplinkSlot,
+};
 
 /// A whole configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +29,86 @@ pub struct Config {
     pub rules: Vec<RuleConfig, { limits::POLICY_RULES }>,
     /// Who gets what no rule names: the implicit policy. `None` leaves that traffic to table main.
     pub default_policy: Option<PolicySlot>,
+    /// The sets that rules name, in order of appearance; at most [`limits::SETS`].
+    pub sets: Vec<SetConfig, { limits::SETS }>,
+    /// The prefixes of all rules, sets and uplinks, which hold a [`Span`] of them; at most [`limits::PREFIXES`].
+    pub prefixes: Vec<Prefix, { limits::PREFIXES }>,
+    /// The ports of all rules, which hold a [`Span`] of them; at most [`limits::PORTS`].
+    pub ports: Vec<PortRange, { limits::PORTS }>,
+}
+
+/// A part of a list that many share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Place of the first one.
+    pub first: u16,
+    /// How many.
+    pub len: u16,
+}
+
+impl Span {
+    /// Nothing.
+    pub const EMPTY: Self = Self { first: 0, len: 0 };
+
+    /// Whether it names nothing.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    fn of<T>(self, all: &[T]) -> &[T] {
+        let first = usize::from(self.first);
+        all.get(first..first.saturating_add(usize::from(self.len))).unwrap_or(&[])
+    }
+}
+
+impl Config {
+    /// The prefixes that a rule, a set or an uplink names.
+    pub fn prefixes(&self, span: Span) -> &[Prefix] {
+        span.of(&self.prefixes)
+    }
+
+    /// The ports that a rule names.
+    pub fn ports(&self, span: Span) -> &[PortRange] {
+        span.of(&self.ports)
+    }
+
+    /// Whether ip rules cannot say all that a rule says: lists, sets, hardware addresses, sticky sources, logging.
+    pub fn needs_nft(&self, rule: &RuleConfig) -> bool {
+        !self.fits_ip_rule(rule) || rule.sticky.is_some() || (rule.log && self.globals.log.is_some())
+    }
+
+    /// Whether an ip rule can say which packets a rule is about.
+    pub fn fits_ip_rule(&self, rule: &RuleConfig) -> bool {
+        let one = |span: Span| span.len <= 1;
+        one(rule.src)
+            && one(rule.dst)
+            && one(rule.sport)
+            && one(rule.dport)
+            && rule.src_set.is_none()
+            && rule.dst_set.is_none()
+            && rule.mac.is_none()
+    }
+
+    /// Whether marks are needed to say the rules: then nft says all of them, in file order.
+    pub fn rules_need_nft(&self) -> bool {
+        self.rules.iter().any(|r| self.needs_nft(r))
+    }
+
+    /// The share of an uplink, in thousandths, when `carriers` carry a policy's traffic together.
+    pub fn share(&self, policy: PolicySlot, carriers: UplinkSet, uplink: UplinkSlot) -> Permille {
+        let members = self.policies.get(usize::from(policy.0)).map(|p| p.members.as_slice()).unwrap_or(&[]);
+        let weight = |slot| members.iter().find(|m| m.uplink == slot).map_or(1, |m| u32::from(m.weight));
+        let total: u32 = carriers.iter().map(weight).sum();
+        let share = if carriers.contains(uplink) { weight(uplink) } else { 0 };
+        Permille((share.saturating_mul(1000).saturating_add(total / 2) / total.max(1)) as u16)
+    }
+
+    /// Whether two members of a policy ever share a family's traffic.
+    pub fn shares(&self, policy: &PolicyConfig, family: Family) -> bool {
+        let serves = |m: &Member| self.uplinks.get(usize::from(m.uplink.0)).is_some_and(|u| u.serves(family));
+        let members = || policy.members.iter().filter(|m| serves(m));
+        members().enumerate().any(|(at, a)| members().skip(at + 1).any(|b| a.metric == b.metric))
+    }
 }
 
 /// Section `globals`.
@@ -40,11 +122,46 @@ pub struct Globals {
     pub keep_on_exit: bool,
     /// The group that may change things by the control socket (`control_group`): a name or a number.
     pub control_group: Option<heapless::String<32>>,
+    /// Whether flows are pinned to the uplink that they started on (`pinning`), by nft and connection tracking.
+    pub pinning: bool,
+    /// How shared traffic is spread.
+    pub balance: BalanceConfig,
+    /// The syslog level (0 to 7) of rules with logging; `None` (the default) logs nothing.
+    pub log: Option<u8>,
+    /// Further tables whose specific routes win over every policy (`rt_table_lookup`).
+    pub tables: Vec<u32, 4>,
+}
+
+/// How a resilient nexthop group spreads flows (`Documentation/networking/nexthop-group-resilient.rst`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalanceConfig {
+    /// Buckets of a group: a power of two, 32 to 32768.
+    pub buckets: u16,
+    /// A bucket without traffic for this long may go to another uplink. `None`: 1 s while flows are pinned, since
+    /// then only new flows ever look at a bucket, and 60 s otherwise.
+    pub idle: Option<Duration>,
+    /// After this long out of balance, buckets move although they are busy; zero: never.
+    pub unbalanced: Duration,
+}
+
+impl Default for BalanceConfig {
+    fn default() -> Self {
+        Self { buckets: limits::BUCKETS as u16, idle: None, unbalanced: Duration::from_secs(120) }
+    }
 }
 
 impl Default for Globals {
     fn default() -> Self {
-        Self { mark_mask: 0x3F00, nexthops: true, keep_on_exit: true, control_group: None }
+        Self {
+            mark_mask: 0x3F00,
+            nexthops: true,
+            keep_on_exit: true,
+            pinning: true,
+            balance: BalanceConfig::default(),
+            log: None,
+            tables: Vec::new(),
+            control_group: None,
+        }
     }
 }
 
@@ -71,6 +188,41 @@ pub struct UplinkConfig {
     pub damping: Option<DampingConfig>,
     /// How it is probed.
     pub probe: ProbeConfig,
+    /// When flows of it are forgotten.
+    pub flush: FlushConfig,
+    /// Source prefixes that leave by it as long as it lives (`source`): delegated ones above all.
+    pub sources: Span,
+    /// What happens to the source address of IPv6 that leaves by it.
+    pub snat6: Snat6,
+}
+
+/// Option `flush_conntrack`: when connections are forgotten, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushConfig {
+    /// When it goes down (`ifdown`, `disconnected`), once another uplink has taken over.
+    pub down: bool,
+    /// When it comes up (`ifup`, `connected`).
+    pub up: bool,
+    /// All connections instead of its own (`all`): what mwan3 does.
+    pub all: bool,
+}
+
+impl Default for FlushConfig {
+    fn default() -> Self {
+        Self { down: true, up: false, all: false }
+    }
+}
+
+/// Option `snat6`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Snat6 {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The uplink's address takes its place.
+    Masquerade,
+    /// One prefix takes the place of another of the same length (NPTv6, RFC 6296, without its checksum neutrality).
+    Prefix { from: Prefix, to: Prefix },
 }
 
 impl UplinkConfig {
@@ -116,6 +268,20 @@ pub struct PolicyConfig {
     pub use_degraded: bool,
     /// What happens to its traffic when no member can take it.
     pub last_resort: LastResort,
+    /// What happens when a better member returns.
+    pub failback: Failback,
+}
+
+/// What happens when a better member of a policy returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failback {
+    /// New flows take it, old ones end where they are.
+    #[default]
+    Graceful,
+    /// Old flows are forgotten, so that they take it as well.
+    Immediate,
+    /// It waits until the one in use fails.
+    Never,
 }
 
 /// Section `member`: an uplink within a policy.
@@ -144,24 +310,87 @@ pub enum LastResort {
 /// Section `rule`: which new traffic takes which policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleConfig {
-    /// The section's name.
+    /// The section's name; may be empty.
     pub name: Name,
     /// Families it holds for, by [`Family::index`].
     pub families: [bool; 2],
-    /// Source prefix.
-    pub src: Option<Prefix>,
-    /// Destination prefix.
-    pub dst: Option<Prefix>,
-    /// IP protocol number.
+    /// Source prefixes; none means any.
+    pub src: Span,
+    /// Destination prefixes; none means any.
+    pub dst: Span,
+    /// IP protocol number; see [`RuleConfig::proto_in`].
     pub proto: Option<u8>,
-    /// Source ports.
-    pub sport: Option<PortRange>,
-    /// Destination ports.
-    pub dport: Option<PortRange>,
+    /// Source ports; none means any.
+    pub sport: Span,
+    /// Destination ports; none means any.
+    pub dport: Span,
     /// Device the packet came in on; [`IfName::NONE`] for any.
     pub iif: IfName,
+    /// The source is in this set, a place in [`Config::sets`].
+    pub src_set: Option<u8>,
+    /// The destination is in this set, a place in [`Config::sets`].
+    pub dst_set: Option<u8>,
+    /// Hardware source address.
+    pub mac: Option<Mac>,
+    /// A source keeps its uplink until it has begun no flow for this long.
+    pub sticky: Option<Duration>,
+    /// Log what matches, if [`Globals::log`] says so as well.
+    pub log: bool,
     /// Where it goes.
     pub target: RuleTarget,
+}
+
+impl RuleConfig {
+    /// A rule for everything, in both families.
+    pub fn new(target: RuleTarget) -> Self {
+        Self {
+            name: Name::new(),
+            families: [true, true],
+            src: Span::EMPTY,
+            dst: Span::EMPTY,
+            proto: None,
+            sport: Span::EMPTY,
+            dport: Span::EMPTY,
+            iif: IfName::NONE,
+            src_set: None,
+            dst_set: None,
+            mac: None,
+            sticky: None,
+            log: false,
+            target,
+        }
+    }
+
+    /// Whether it holds for `family`.
+    pub fn serves(&self, family: Family) -> bool {
+        self.families.get(family.index()).copied().unwrap_or(false)
+    }
+
+    /// The protocol in a family: ICMP is another one in IPv6.
+    pub fn proto_in(&self, family: Family) -> Option<u8> {
+        match (self.proto, family) {
+            (Some(1), Family::V6) => Some(58),
+            (proto, _) => proto,
+        }
+    }
+}
+
+/// A set of addresses that rules name and others fill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetConfig {
+    /// Its name in nft, as written; the one for IPv6 of a rule for both families has a `6` behind it.
+    pub name: SetName,
+    /// Which families it has a set for, by [`Family::index`].
+    pub families: [bool; 2],
+    /// What it holds from the start (`config ipset`).
+    pub entries: Span,
+}
+
+impl SetConfig {
+    /// Whether the set for IPv6 has a `6` behind its name: only if there is one for IPv4 too.
+    pub fn is_double(&self) -> bool {
+        self.families == [true, true]
+    }
 }
 
 /// What a rule does with its traffic.

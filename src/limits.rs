@@ -18,6 +18,14 @@ pub const POLICIES: usize = board::POLICIES;
 pub const MEMBERS: usize = UPLINKS;
 /// Rules in the configuration. One more is an error of the configuration.
 pub const POLICY_RULES: usize = board::POLICY_RULES;
+/// Sets of addresses that rules name. One more is an error of the configuration.
+pub const SETS: usize = board::SETS;
+/// Prefixes in all rules, sets and uplinks together. One more is an error of the configuration.
+pub const PREFIXES: usize = board::PREFIXES;
+/// Ports and ranges of ports in all rules together. One more is an error of the configuration.
+pub const PORTS: usize = board::PORTS;
+/// Buckets of a resilient nexthop group unless the configuration says otherwise; some 40 bytes of kernel memory each.
+pub const BUCKETS: usize = board::BUCKETS;
 /// Addresses that are remembered per uplink, both families together. One more is not used as a source and told; it is
 /// looked for again when another goes.
 pub const ADDRESSES: usize = board::ADDRESSES;
@@ -52,10 +60,18 @@ pub const GROUP: usize = 2 * UPLINKS;
 const STRAYS: usize = 16;
 /// Nexthops: leaves and a group per policy, in each family.
 pub const NEXTHOPS: usize = 2 * (2 * UPLINKS + POLICIES) + STRAYS;
-/// Routes: two per uplink; one per member, the pointer and the last way out per policy; in each family.
-pub const ROUTES: usize = 2 * (2 * UPLINKS + POLICIES * (MEMBERS + 2)) + STRAYS;
-/// Rules: three of our own, two per uplink, the configuration's; in each family, and one per address.
-pub const RULES: usize = 2 * (3 + 2 * UPLINKS + POLICY_RULES) + UPLINKS * ADDRESSES + STRAYS;
+/// Routes: three per uplink; one per member, the pointer and the last way out per policy; in each family.
+pub const ROUTES: usize = 2 * (3 * UPLINKS + POLICIES * (MEMBERS + 2)) + STRAYS;
+/// Marks above those of the uplinks: one per uplink and per policy; for sticky rules one per rule and one per rule and
+/// member. One more is an error of the configuration.
+pub const MARKS: usize = UPLINKS + POLICIES + SOFT_MARKS;
+const SOFT_MARKS: usize = 2 * UPLINKS;
+/// Rules: five of our own and four further tables, two per uplink, the configuration's, one per mark and one more per mark
+/// of a member; in each family, and one per address and source prefix.
+pub const RULES: usize =
+    2 * (10 + 2 * UPLINKS + POLICY_RULES + MARKS + SOFT_MARKS) + UPLINKS * (ADDRESSES + SOURCES) + STRAYS;
+/// Source prefixes of an uplink. One more is an error of the configuration.
+pub const SOURCES: usize = 4;
 
 // Slots are kept in eight bits.
 const _: () = assert!(UPLINKS >= 1 && UPLINKS <= 60, "marks have room for 60 uplinks");
@@ -66,5 +82,7 @@ const _: () =
 const _: () = assert!(ADDRESSES >= 3, "an address of each family and the link-local one must fit");
 const _: () = assert!(GATEWAYS >= 2, "a default route of each family must fit");
 const _: () = assert!(IN_FLIGHT >= 4, "a switch takes four requests");
+const _: () = assert!(BUCKETS.is_power_of_two() && BUCKETS >= 32 && BUCKETS <= 32768, "buckets: 32 to 32768");
+const _: () = assert!(PREFIXES <= 65535 && PORTS <= 65535 && SETS <= 250, "spans have 16 bits, sets 8");
 // The longest message that must be read whole is a link with all its attributes: about 2 KiB, doubled for VFs.
 const _: () = assert!(NETLINK_RX >= 4096, "a link does not fit into the receive buffer");

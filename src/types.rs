@@ -8,6 +8,20 @@ use serde::{Deserialize, Serialize};
 /// A name from the configuration: at most 15 bytes, as mwan3 has it.
 pub type Name = heapless::String<15>;
 
+/// The name of a set of addresses: at most 31 bytes, as ipset has it.
+pub type SetName = heapless::String<31>;
+
+/// A hardware address, as Ethernet has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// A kernel device number (`ifi_index`); 0 means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IfIndex(pub u32);
@@ -192,6 +206,56 @@ pub struct UplinkId(pub u8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UplinkSlot(pub u8);
 
+/// A set of uplinks: one bit for each [`UplinkSlot`], of which there are at most 60.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UplinkSet(u64);
+
+impl UplinkSet {
+    /// No uplink.
+    pub const EMPTY: Self = Self(0);
+
+    /// One uplink.
+    pub fn of(slot: UplinkSlot) -> Self {
+        Self(1_u64.checked_shl(u32::from(slot.0)).unwrap_or(0))
+    }
+
+    /// Both sets together.
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the uplink is in it.
+    pub fn contains(self, slot: UplinkSlot) -> bool {
+        self.0 & Self::of(slot).0 != 0
+    }
+
+    /// Whether the two have an uplink in common.
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether it has no uplink.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The uplinks, in order of their slots.
+    pub fn iter(self) -> impl Iterator<Item = UplinkSlot> {
+        (0..60).map(UplinkSlot).filter(move |slot| self.contains(*slot))
+    }
+
+    /// The first uplink, if there is one.
+    pub fn first(self) -> Option<UplinkSlot> {
+        self.iter().next()
+    }
+}
+
+impl FromIterator<UplinkSlot> for UplinkSet {
+    fn from_iter<T: IntoIterator<Item = UplinkSlot>>(slots: T) -> Self {
+        slots.into_iter().fold(Self::EMPTY, |set, slot| set.with(Self::of(slot)))
+    }
+}
+
 /// The place of a policy in [`crate::config::Config::policies`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicySlot(pub u8);
@@ -219,6 +283,8 @@ impl Errno {
     pub const EINVAL: Self = Self(22);
     /// Too many open files, or a table of ours is full.
     pub const EMFILE: Self = Self(24);
+    /// No such protocol: a kernel without that part of netlink (asm-generic; the shell translates MIPS's own number).
+    pub const EPROTONOSUPPORT: Self = Self(93);
     /// Not supported (asm-generic; the shell translates MIPS's own number).
     pub const EOPNOTSUPP: Self = Self(95);
     /// Family not supported (asm-generic; the shell translates MIPS's own number).
@@ -245,6 +311,7 @@ impl fmt::Display for Errno {
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
             Self::EMFILE => "EMFILE",
+            Self::EPROTONOSUPPORT => "EPROTONOSUPPORT",
             Self::EOPNOTSUPP => "EOPNOTSUPP",
             Self::EAFNOSUPPORT => "EAFNOSUPPORT",
             Self::EADDRNOTAVAIL => "EADDRNOTAVAIL",

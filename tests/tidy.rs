@@ -102,15 +102,7 @@ fn codecs_do_no_io_and_never_import_the_shell() {
 
 #[test]
 fn the_shell_never_imports_the_pretend_world_and_starts_no_process_or_thread() {
-    let words = [
-        "crate::sim",
-        "std::process::Command",
-        "smol::fs",
-        "smol::process",
-        "unblock(",
-        "smol::spawn",
-        "thread::spawn",
-    ];
+    let words = ["crate::sim", "smol::fs", "smol::process", "unblock(", "smol::spawn", "thread::spawn"];
     forbid("src/sys", &words, &[]);
 }
 
@@ -118,6 +110,17 @@ fn the_shell_never_imports_the_pretend_world_and_starts_no_process_or_thread() {
 fn the_loop_waits_with_our_own_means() {
     // smol's reactor and its thread would wake beside us: `sys/wait.rs` says what that costs.
     forbid("src", &["smol::Async", "smol::Timer", "smol::block_on", "smol::{"], &["sys/wait.rs"]);
+}
+
+#[test]
+fn only_two_files_start_a_program_and_not_on_the_way_to_a_switch() {
+    for folder in ["src/engine", "src/proto", "src/sim", "src/sys"] {
+        forbid(
+            folder,
+            &["process::Command", "Command::new", "libc::fork", "posix_spawn"],
+            &["sys/nft.rs", "sys/bind.rs"],
+        );
+    }
 }
 
 #[test]

@@ -35,6 +35,20 @@ pub enum Action {
     /// Set `ignore_routes_with_linkdown` on a device; the shell keeps the old value for `flush`.
     /// Answered by [`super::Event::SysctlWritten`].
     IgnoreLinkdown { device: IfName, family: Family },
+    /// Make the kernel spread shared traffic by ports too (`fib_multipath_hash_policy` 1); the shell keeps the old value for
+    /// `flush`. Answered by [`super::Event::SysctlWritten`].
+    SpreadFlows { family: Family },
+    /// Ask whether the kernel has resilient nexthop groups (`RTM_GETNEXTHOPBUCKET`); answered by
+    /// [`super::Event::Acked`], with `EOPNOTSUPP` if it has not.
+    AskResilient { token: Token },
+    /// Ask whether our nft table is there as this configuration wants it; answered by [`super::Event::Acked`].
+    AskNft { token: Token },
+    /// Have nft write our table; answered by [`super::Event::NftLoaded`].
+    LoadNft(Load),
+    /// Delete our nft table, without nft's help; answered by [`super::Event::Acked`].
+    DeleteNft { token: Token },
+    /// Forget connections, by the mark of their uplink or all of them; answered by [`super::Event::FlowsDropped`].
+    DropFlows { uplink: UplinkSlot, family: Family, all: bool },
     /// Send a probe; answered by [`super::Event::Probe`], or not at all.
     Probe(ProbeRequest),
     /// Resolve a target's name through its uplink; answered by [`super::Event::Resolved`], or not at all.
@@ -43,6 +57,17 @@ pub enum Action {
     Announce(Notice),
     /// Write [`super::Engine::snapshot`] to the state file.
     Save,
+}
+
+/// How much of our nft table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// What differs from the table that was written last.
+    Change,
+    /// Everything; sets keep their elements.
+    Whole,
+    /// Everything, after deleting what is there.
+    Anew,
 }
 
 /// A probe to be sent. How (method, size, port, names) is in the configuration of its uplink.

@@ -4,6 +4,7 @@ use super::Engine;
 use super::action::{Dump, Token};
 use super::event::DumpOutcome;
 use super::fib::{Answer, Have};
+use super::flows::Support;
 use super::notice::{Notice, Object};
 use super::object::RouteTarget;
 use super::uplink::{Setting, Uplink};
@@ -17,6 +18,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 impl Engine {
     pub(super) fn reopen_requests(&mut self) {
         self.reopen = true;
+        if matches!(self.resilient, Support::Asked(_)) {
+            self.resilient = Support::Unknown;
+        }
         self.nexthops.lose_flights();
         self.routes.lose_flights();
         self.rules.lose_flights();
@@ -148,6 +152,9 @@ impl Engine {
     }
 
     pub(super) fn acked(&mut self, token: Token, errno: Errno, now: Instant) -> bool {
+        if self.flows_acked(token, errno, now) {
+            return false;
+        }
         self.nexthops.stir();
         self.routes.stir();
         self.rules.stir();

@@ -12,9 +12,10 @@ use super::probe::Reach;
 use super::switch::Way;
 use super::uplink::{self, Health, Reason, State, Uplink};
 use super::{Engine, SAVE_AFTER};
+use crate::config::{Failback, Member, UplinkConfig};
 use crate::limits;
 use crate::time::Instant;
-use crate::types::{Family, IfIndex, PolicySlot, UplinkSlot};
+use crate::types::{Family, IfIndex, PolicySlot, UplinkSet, UplinkSlot};
 
 impl Engine {
     /// The first look after the start: whoever carried traffic goes on carrying it, and is trusted at once.
@@ -38,6 +39,14 @@ impl Engine {
                 }
             }
         }
+        for at in 0..self.ways.len() {
+            for family in Family::BOTH {
+                let held = self.held_before(PolicySlot(at as u8), family);
+                if let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) {
+                    way.held = held;
+                }
+            }
+        }
         for at in 0..self.uplinks.len() {
             let Some(id) = self.config.uplinks.get(at).map(|c| c.id) else { continue };
             let [v4, v6] = Family::BOTH.map(|family| {
@@ -49,26 +58,83 @@ impl Engine {
         self.open_window(now);
     }
 
+    /// Who carries a policy's traffic by what the kernel holds: it goes on if nobody is to be preferred to it.
+    fn held_before(&self, slot: PolicySlot, family: Family) -> UplinkSet {
+        let table = layout::policy_table(slot);
+        let pointer = |e: &&fib::Entry<RouteSpec>| {
+            (e.spec.family, e.spec.table, e.spec.metric) == (family, table, layout::METRIC_POINTER)
+        };
+        let Some(pointer) = self.routes.entries().iter().find(pointer) else { return UplinkSet::EMPTY };
+        let uplinks = || self.uplinks.iter().zip(&self.config.uplinks).zip((0..).map(UplinkSlot));
+        match pointer.spec.target {
+            RouteTarget::Via(hop) => {
+                uplinks().filter(|((u, _), _)| u.ifindex() == Some(hop.ifindex)).map(|(_, slot)| slot).collect()
+            }
+            RouteTarget::Nexthop(id) => {
+                let group = self.nexthops.entries().iter().find(|e| e.spec.id == id);
+                let Some(NexthopBody::Group(group)) = group.map(|e| &e.spec.body) else { return UplinkSet::EMPTY };
+                let ids = || group.members().iter().filter_map(|m| layout::uplink_of_leaf(m.id));
+                let held = |config: &UplinkConfig| ids().any(|(_, id)| id == config.id);
+                uplinks().filter(|((_, config), _)| held(config)).map(|(_, slot)| slot).collect()
+            }
+            RouteTarget::Unreachable | RouteTarget::Blackhole => UplinkSet::EMPTY,
+        }
+    }
+
     /// Reads all conditions anew, chooses for each policy, and says what is wanted.
     pub(super) fn settle(&mut self, now: Instant) {
         self.judge_probes(now);
         // Who could not be probed may be now.
         self.probe_at = None;
+        let before = self.usable_legs();
         for at in 0..self.uplinks.len() {
             let v4 = self.review_leg(at, Family::V4, None, now);
             let v6 = self.review_leg(at, Family::V6, None, now);
             self.tell_uplink(at, v4, v6);
         }
+        self.review_flows(before, now);
         for at in 0..self.ways.len() {
             for family in Family::BOTH {
-                let chosen = self.choose(PolicySlot(at as u8), family);
+                let slot = PolicySlot(at as u8);
+                let chosen = self.choose(slot, family);
                 let event_at = self.event_at;
-                if let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) {
-                    way.choose(chosen, event_at, now);
+                let Some(way) = self.ways.get_mut(at).and_then(|w| w.get_mut(family.index())) else { continue };
+                let old = way.chosen;
+                if way.choose(chosen, event_at, now) {
+                    self.left_behind(slot, family, old, chosen, now);
                 }
             }
         }
         self.want_all();
+    }
+
+    /// The members that should carry a policy's traffic: those in the best state, of these the ones with the lowest metric;
+    /// several of equal metric share it.
+    fn choose(&self, slot: PolicySlot, family: Family) -> UplinkSet {
+        let Some(policy) = self.config.policies.get(usize::from(slot.0)) else { return UplinkSet::EMPTY };
+        let state = |member: &Member| {
+            let at = usize::from(member.uplink.0);
+            let serves = self.config.uplinks.get(at)?.serves(family);
+            let state = self.uplinks.get(at)?.legs.get(family.index())?.state;
+            let state = if policy.use_degraded && state == State::Degraded { State::Up } else { state };
+            (serves && state.is_usable()).then_some(state)
+        };
+        // An operator's word, as long as it works.
+        let preferred = self.preferred.get(usize::from(slot.0)).copied().flatten();
+        let works = |m: &Member| Some(m.uplink) == preferred && state(m).is_some_and(|s| s >= State::Degraded);
+        if let Some(member) = policy.members.iter().find(|m| works(m)) {
+            return UplinkSet::of(member.uplink);
+        }
+        let best = policy.members.iter().filter_map(state).max();
+        let good = || policy.members.iter().filter(|m| best.is_some() && state(m) == best);
+        // Members are sorted by metric.
+        let mut metric = good().next().map(|m| m.metric);
+        if policy.failback == Failback::Never {
+            let way = self.way(usize::from(slot.0), family).copied().unwrap_or_default();
+            let holder = if way.chosen.is_empty() { way.held } else { way.chosen };
+            metric = good().find(|m| holder.contains(m.uplink)).map(|m| m.metric).or(metric);
+        }
+        good().filter(|m| Some(m.metric) == metric).map(|m| m.uplink).collect()
     }
 
     pub(super) fn review_leg(
@@ -146,7 +212,7 @@ impl Engine {
         for at in 0..self.ways.len() {
             for family in Family::BOTH {
                 let Some(way) = self.way(at, family).filter(|w| w.awaits_commit()) else { continue };
-                let nobody = way.chosen.is_none();
+                let nobody = way.chosen.is_empty();
                 if !self.is_committed(PolicySlot(at as u8), family) {
                     continue;
                 }
@@ -162,7 +228,7 @@ impl Engine {
     }
 
     pub(super) fn is_committed(&self, slot: PolicySlot, family: Family) -> bool {
-        let id = layout::group(family, slot);
+        let id = self.group_id(slot, family);
         let group = self.nexthops.entries().iter().find(|e| e.spec.id == id);
         let pointer = RouteSpec {
             family,
@@ -190,8 +256,8 @@ impl Engine {
                 if way.switch.and_then(|s| s.asked) != Some(token) {
                     continue;
                 }
-                let wanted = way.chosen.and_then(|u| self.uplinks.get(usize::from(u.0))).and_then(Uplink::ifindex);
-                let verified = oif.is_some() && oif == wanted;
+                let ways = way.chosen.iter().filter_map(|u| self.uplinks.get(usize::from(u.0)));
+                let verified = oif.is_some() && ways.map(Uplink::ifindex).any(|wanted| oif == wanted);
                 if !verified {
                     // Something is not as we think: look at everything of ours again.
                     self.sync.mark(&Dump::ALL[4..]);

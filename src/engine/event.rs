@@ -58,8 +58,24 @@ pub enum Event {
     Traffic { ifindex: IfIndex, received: u32, sent: u32 },
     /// An operator's word.
     Command(Command),
-    /// A sysctl was written (answer to [`super::Action::IgnoreLinkdown`]).
+    /// A sysctl was written (answer to [`super::Action::IgnoreLinkdown`], and with [`IfName::NONE`] to
+    /// [`super::Action::SpreadFlows`]).
     SysctlWritten { device: IfName, family: Family, errno: Errno },
+    /// nft has done what it was told, or has not (answer to [`super::Action::LoadNft`]).
+    NftLoaded(Result<(), NftFailure>),
+    /// Somebody took something out of our nft table, or may have.
+    NftLost,
+    /// Connections were forgotten (answer to [`super::Action::DropFlows`]).
+    FlowsDropped { uplink: UplinkSlot, family: Family, count: u32, errno: Errno },
+}
+
+/// Why nft has not done it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NftFailure {
+    /// There is no such program.
+    Missing,
+    /// It refused; what it said is in the log.
+    Refused,
 }
 
 /// Which probe: a place in the tables, and its number.

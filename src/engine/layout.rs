@@ -9,6 +9,13 @@ use crate::types::{Family, PolicySlot, UplinkId};
 pub const RULE_MAIN_SPECIFIC: u32 = 1000;
 /// Rule: connected, static and VPN routes of main win; only its default is hidden.
 pub const RULE_MAIN: u32 = 1900;
+/// Rules: the specific routes of further tables, the first of them here.
+pub const RULE_TABLES: u32 = 1901;
+/// Rules: a mark of a sticky source leads to the uplink that it prefers (see `super::marks`). Marks never overlap, so all
+/// of these can have one number.
+pub const RULE_SOFT: u32 = 2600;
+/// Rules: a mark of a policy leads to its table.
+pub const RULE_POLICY_MARK: u32 = 2700;
 /// Rule: everything that no rule names.
 pub const RULE_DEFAULT: u32 = 3900;
 
@@ -21,6 +28,24 @@ pub const METRIC_LAST: u32 = u32::MAX;
 
 /// First policy table: 76 is our route protocol.
 const POLICY_TABLES: u32 = 7600;
+
+/// First table of an uplink for traffic that prefers it and may go elsewhere.
+const SOFT_TABLES: u32 = 7200;
+
+/// An uplink's table for traffic that prefers it and goes on to the next rule when it is down.
+pub fn soft_table(id: UplinkId) -> u32 {
+    SOFT_TABLES + u32::from(id.0)
+}
+
+/// Priority of the rules for an uplink's source prefixes.
+pub fn rule_source(id: UplinkId) -> u32 {
+    2300 + u32::from(id.0)
+}
+
+/// Priority of the rule for one of the three reserved marks; 2061 to 2063 with the default mask, as with mwan3.
+pub fn rule_reserved(mark: u32) -> u32 {
+    2000 + mark.min(299)
+}
 
 /// An uplink's routing table.
 pub fn uplink_table(id: UplinkId) -> u32 {
@@ -62,6 +87,15 @@ pub fn leaf(family: Family, id: UplinkId) -> u32 {
     761_000 + 1000 * family.index() as u32 + u32::from(id.0)
 }
 
+/// Nexthop id of an uplink's second leaf. In a resilient group each uplink has two, because a group that shrinks to one
+/// member stops to keep the clocks of its buckets.
+pub fn alias(family: Family, id: UplinkId) -> u32 {
+    leaf(family, id) + ALIASES
+}
+
+/// How far a second leaf is from the first.
+const ALIASES: u32 = 500;
+
 /// The uplink whose leaf this is.
 pub fn uplink_of_leaf(nexthop: u32) -> Option<(Family, UplinkId)> {
     let family = match nexthop / 1000 {
@@ -69,7 +103,13 @@ pub fn uplink_of_leaf(nexthop: u32) -> Option<(Family, UplinkId)> {
         762 => Family::V6,
         _ => return None,
     };
-    u8::try_from(nexthop % 1000).ok().map(|id| (family, UplinkId(id)))
+    u8::try_from(nexthop % 1000 % ALIASES).ok().map(|id| (family, UplinkId(id)))
+}
+
+/// Nexthop id of a policy's resilient group. The number of buckets cannot be changed in place: it is part of the id, so
+/// that another number is another group, made before the old one goes.
+pub fn resilient_group(family: Family, policy: PolicySlot, buckets: u16) -> u32 {
+    770_000 + 2000 * u32::from(buckets).trailing_zeros() + 1000 * family.index() as u32 + u32::from(policy.0)
 }
 
 /// Nexthop id of a policy's group.

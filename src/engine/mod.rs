@@ -16,14 +16,17 @@ mod decide;
 pub mod event;
 mod facts;
 pub mod fib;
+mod flows;
 pub mod layout;
 pub mod link;
+pub mod marks;
 pub mod notice;
 pub mod object;
 mod pace;
 pub mod probe;
 mod reach;
 mod requests;
+mod select;
 pub mod snapshot;
 mod status;
 pub mod switch;
@@ -47,6 +50,7 @@ use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family, UplinkSlot};
 use fib::Table;
+use flows::{Flows, Support};
 use notice::Notices;
 use object::{NexthopSpec, RouteSpec, RuleSpec};
 use switch::{FailoverTimes, Way};
@@ -73,6 +77,8 @@ pub struct Engine {
     /// Families and nexthop objects that this kernel was seen not to have.
     missing_families: [bool; 2],
     missing_nexthops: bool,
+    resilient: Support,
+    flows: Flows,
     /// Until when the kernel may hold link events back, and when the links are asked next.
     window_until: Instant,
     ask_at: Option<Instant>,
@@ -125,6 +131,10 @@ pub struct Counters {
     pub probes_sent: u32,
     /// Probes answered, late answers among them.
     pub probes_answered: u32,
+    /// Connections forgotten.
+    pub flows_dropped: u32,
+    /// How often nft was started.
+    pub nft_loads: u32,
 }
 
 impl Engine {
@@ -141,6 +151,8 @@ impl Engine {
             notices: Notices::default(),
             missing_families: [false; 2],
             missing_nexthops: false,
+            resilient: Support::default(),
+            flows: Flows::default(),
             window_until: now,
             ask_at: None,
             last_ask: Instant::ZERO,
@@ -191,7 +203,7 @@ impl Engine {
             let mut preferred = None;
             if let Some(at) = old_config.policies.iter().position(|p| p.name == policy.name) {
                 for (way, old) in ways.iter_mut().zip(old_ways.get(at).copied().unwrap_or_default()) {
-                    way.told = old.told.and_then(slot_of);
+                    way.told = old.told.iter().filter_map(slot_of).collect();
                     way.chosen = way.told;
                 }
                 preferred = old_preferred.get(at).copied().flatten().and_then(slot_of);
@@ -200,6 +212,9 @@ impl Engine {
             // Cannot fail: the configuration has the same capacity.
             let _ = self.ways.push(ways);
         }
+        let place = |c: &Config, at: usize| c.uplinks.get(at).map(|u| (u.name.clone(), u.device));
+        let same_places = (0..limits::UPLINKS).all(|at| place(&old_config, at) == place(&self.config, at));
+        self.reconfigure_flows(same_places);
         self.probe_at = None;
         self.sync.mark(&Dump::ALL);
         if self.sync.synced {
@@ -293,7 +308,11 @@ impl Engine {
             Event::Resolved { uplink, track, addr } => self.resolved(uplink, track, addr, now),
             Event::Command(command) => self.command(command, now),
             Event::Traffic { ifindex, received, sent } => self.traffic(ifindex, received, sent, now),
+            Event::NftLoaded(result) => self.nft_loaded(result, now),
+            Event::NftLost => self.nft_lost(now),
+            Event::FlowsDropped { uplink, family, count, errno } => self.flows_dropped(uplink, family, count, errno),
             Event::SysctlWritten { device, family, errno } => {
+                self.spread_written(device, family);
                 if errno != Errno::OK {
                     self.notices.push(Notice::SysctlFailed { device, family, errno });
                 }
@@ -341,6 +360,7 @@ impl Engine {
         if self.sync.synced {
             self.settle(now);
         }
+        self.flows_timeout(now);
         self.commit_ways(now);
     }
 
@@ -357,6 +377,12 @@ impl Engine {
             if let Some(action) = self.poll_objects(now) {
                 return Some(action);
             }
+            if let Some(action) = self.poll_drop() {
+                return Some(action);
+            }
+        }
+        if let Some(action) = self.poll_resilient() {
+            return Some(action);
         }
         if let Some(action) = self.poll_ask(now) {
             return Some(action);
@@ -376,7 +402,18 @@ impl Engine {
         if let Some(action) = self.poll_sysctl() {
             return Some(action);
         }
-        if let Some(notice) = self.notices.pop() {
+        if let Some(action) = self.poll_spread() {
+            return Some(action);
+        }
+        if self.sync.synced
+            && let Some(action) = self.poll_nft(now)
+        {
+            return Some(action);
+        }
+        // First the switch, then the connections, then the word.
+        if !self.drops_soon(now)
+            && let Some(notice) = self.notices.pop()
+        {
             return Some(Action::Announce(notice));
         }
         if self.save_at.is_some_and(|at| at <= now) {
@@ -410,6 +447,7 @@ impl Engine {
             sooner(self.probe_at.filter(|at| *at != Instant::END));
             sooner(self.next_judgement(self.now));
             sooner(self.next_hurry(self.now));
+            sooner(self.next_flows(self.now));
         }
         next
     }

@@ -4,12 +4,12 @@
 
 use heapless::Deque;
 
-use super::event::Feed;
+use super::event::{Feed, NftFailure};
 use super::object::{NexthopSpec, RouteSpec, RuleSpec};
 use super::uplink::{Reason, State};
 use crate::limits;
 use crate::time::Duration;
-use crate::types::{Errno, Family, IfName, PolicySlot, UplinkSlot};
+use crate::types::{Errno, Family, IfName, PolicySlot, UplinkSet, UplinkSlot};
 
 /// Something worth telling.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,14 +18,16 @@ pub enum Notice {
     Uplink { uplink: UplinkSlot, family: Option<Family>, from: State, to: State, reason: Reason, flaps: u16 },
     /// The kernel's counters tell of carrier losses that it never announced.
     Bounced { uplink: UplinkSlot, count: u32 },
-    /// A policy's traffic takes another way; `to` is `None` when no uplink can take it.
-    Switched {
-        policy: PolicySlot,
-        family: Family,
-        from: Option<UplinkSlot>,
-        to: Option<UplinkSlot>,
-        times: SwitchTimes,
-    },
+    /// A policy's traffic takes another way; `to` is empty when no uplink can take it, and holds several that share it.
+    Switched { policy: PolicySlot, family: Family, from: UplinkSet, to: UplinkSet, times: SwitchTimes },
+    /// Connections of an uplink were forgotten, so that they start anew by another; `count` is how many.
+    FlowsDropped { uplink: UplinkSlot, family: Family, count: u32 },
+    /// Connections could not be forgotten: they hang until they time out.
+    FlowsStuck { uplink: UplinkSlot, errno: Errno },
+    /// nft cannot be used: flows are not pinned to their uplink, and rules only say what ip rules can say.
+    NoNft { why: NftFailure },
+    /// nft's table is in place again.
+    NftBack,
     /// The kernel refused a change; it is tried again.
     Refused { object: Object, errno: Errno, retry: Duration },
     /// Somebody keeps undoing a change of ours; `by` is its netlink port.
@@ -42,6 +44,8 @@ pub enum Notice {
     SysctlFailed { device: IfName, family: Family, errno: Errno },
     /// The kernel has no nexthop objects: routes are replaced instead.
     NoNexthops,
+    /// The kernel has no resilient nexthop groups: shared traffic uses plain ones.
+    NoResilient,
     /// The kernel lacks a family; its half of everything is off.
     NoFamily(Family),
 }

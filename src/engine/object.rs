@@ -118,8 +118,21 @@ pub enum NexthopBody {
 /// The members of a nexthop group: at most [`limits::GROUP`], further ones are refused by [`Group::push`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
+    /// How it picks a member.
+    pub kind: GroupKind,
     len: u8,
     members: [GroupMember; limits::GROUP],
+}
+
+/// How a group picks a member for a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupKind {
+    /// By the flow's hash alone (`NEXTHOP_GRP_TYPE_MPATH`): when the members change, flows move.
+    #[default]
+    Plain,
+    /// By a table of buckets that a flow's hash points into (`NEXTHOP_GRP_TYPE_RES`): a busy bucket keeps its member.
+    /// Neither the kind nor the number of buckets can be changed in place. Timers in seconds; `unbalanced` 0 is never.
+    Resilient { buckets: u16, idle: u32, unbalanced: u32 },
 }
 
 /// A leaf and its share (`struct nexthop_grp`).
@@ -132,7 +145,12 @@ pub struct GroupMember {
 }
 
 impl Group {
-    /// A group of one.
+    /// An empty group of a kind.
+    pub fn new(kind: GroupKind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
+    /// A plain group of one.
     pub fn of(id: u32) -> Self {
         let mut group = Self::default();
         group.push(GroupMember { id, weight: 1 });

@@ -205,7 +205,7 @@ impl Engine {
 
     /// Whether some policy sends traffic there.
     fn carries(&self, at: usize) -> bool {
-        self.ways.iter().flatten().any(|way| way.chosen == Some(UplinkSlot(at as u8)))
+        self.ways.iter().flatten().any(|way| way.chosen.contains(UplinkSlot(at as u8)))
     }
 
     /// How much a device has carried.

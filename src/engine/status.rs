@@ -73,5 +73,6 @@ impl Engine {
             && self.nexthops.is_settled()
             && self.routes.is_settled()
             && self.rules.is_settled()
+            && self.flows_settled()
     }
 }

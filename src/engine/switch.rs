@@ -6,7 +6,7 @@
 use super::action::Token;
 use super::notice::SwitchTimes;
 use crate::time::{Duration, Instant};
-use crate::types::UplinkSlot;
+use crate::types::UplinkSet;
 
 /// How long the answer of `RTM_GETROUTE` is waited for.
 pub const VERIFY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -14,10 +14,12 @@ pub const VERIFY_TIMEOUT: Duration = Duration::from_millis(500);
 /// The way of one policy in one family.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
-    /// Who carries it, as far as anyone was told.
-    pub told: Option<UplinkSlot>,
+    /// Who carries it, as far as anyone was told; several when they share it.
+    pub told: UplinkSet,
     /// Who should carry it.
-    pub chosen: Option<UplinkSlot>,
+    pub chosen: UplinkSet,
+    /// Who carried it by what the kernel held at the start.
+    pub(super) held: UplinkSet,
     /// The switch under way.
     pub(super) switch: Option<Switch>,
 }
@@ -34,7 +36,7 @@ pub struct Switch {
 
 impl Way {
     /// Chooses; returns whether that is a change.
-    pub fn choose(&mut self, chosen: Option<UplinkSlot>, event_at: Instant, now: Instant) -> bool {
+    pub fn choose(&mut self, chosen: UplinkSet, event_at: Instant, now: Instant) -> bool {
         if self.chosen == chosen {
             return false;
         }
@@ -69,11 +71,7 @@ impl Way {
     }
 
     /// Ends the switch; `verified` when the kernel named the new device.
-    pub fn finish(
-        &mut self,
-        verified: bool,
-        now: Instant,
-    ) -> Option<(Option<UplinkSlot>, Option<UplinkSlot>, SwitchTimes)> {
+    pub fn finish(&mut self, verified: bool, now: Instant) -> Option<(UplinkSet, UplinkSet, SwitchTimes)> {
         let switch = self.switch.take()?;
         let from = self.told;
         self.told = self.chosen;

@@ -8,8 +8,8 @@ use super::fib::Have;
 use super::object::{Group, Hop};
 use super::object::{NexthopBody, NexthopSpec, RouteTarget};
 use super::*;
-use crate::config::{LastResort, Member, PolicyConfig, UplinkConfig};
-use crate::types::{IfIndex, PolicySlot};
+use crate::config::{Failback, FlushConfig, LastResort, Member, PolicyConfig, Snat6, Span, UplinkConfig};
+use crate::types::{IfIndex, PolicySlot, UplinkSet};
 use crate::types::{IfName, Name, UplinkId};
 
 const WAN: IfIndex = IfIndex(2);
@@ -39,6 +39,9 @@ fn uplink(device: &str, id: u8, gateway: [u8; 4]) -> UplinkConfig {
         hold_down: Duration::from_secs(5),
         damping: None,
         probe: Default::default(),
+        flush: FlushConfig::default(),
+        sources: Span::EMPTY,
+        snat6: Snat6::Off,
     }
 }
 
@@ -47,9 +50,15 @@ fn two_wans() -> Config {
     for uplink in [uplink("wan", 1, [192, 0, 2, 1]), uplink("wanb", 2, [198, 51, 100, 1])] {
         config.uplinks.push(uplink).expect("two uplinks fit");
     }
-    let member = |slot| Member { uplink: UplinkSlot(slot), metric: 1, weight: 1 };
+    let member = |slot| Member { uplink: UplinkSlot(slot), metric: 1 + u32::from(slot), weight: 1 };
     let members = [member(0), member(1)].into_iter().collect();
-    let policy = PolicyConfig { name: name("default"), members, use_degraded: false, last_resort: LastResort::Default };
+    let policy = PolicyConfig {
+        name: name("default"),
+        members,
+        use_degraded: false,
+        last_resort: LastResort::Default,
+        failback: Failback::default(),
+    };
     config.policies.push(policy).expect("one policy fits");
     config.default_policy = Some(PolicySlot(0));
     config
@@ -110,8 +119,11 @@ fn obey(engine: &mut Engine, now: Instant) -> std::vec::Vec<Action> {
                 engine.handle_event(Event::DumpEnded { dump, outcome: DumpOutcome::Complete }, now);
             }
             Action::AskRoute { token, .. } => {
-                let chosen = engine.ways[0][0].chosen.and_then(|u| engine.uplinks[usize::from(u.0)].ifindex());
+                let chosen = engine.ways[0][0].chosen.first().and_then(|u| engine.uplinks[usize::from(u.0)].ifindex());
                 engine.handle_event(Event::RouteAnswer { token, oif: chosen }, now);
+            }
+            Action::AskNft { token } | Action::DeleteNft { token } | Action::AskResilient { token } => {
+                engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
             }
             Action::IgnoreLinkdown { device, family } => {
                 engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
@@ -169,7 +181,7 @@ fn at_the_start_everything_is_read_before_anything_is_changed() {
     let last_dump = actions.iter().take(first_change.expect("changes")).filter(|a| matches!(a, Action::Dump(_)));
     assert_eq!(last_dump.count(), Dump::ALL.len());
     assert_eq!(group_of(&actions), Some(Group::of(761_001)));
-    let chosen = engine.policy_way(PolicySlot(0), Family::V4).and_then(|w| w.chosen);
+    let chosen = engine.policy_way(PolicySlot(0), Family::V4).and_then(|w| w.chosen.first());
     assert_eq!(chosen, Some(UplinkSlot(0)));
 }
 
@@ -334,6 +346,11 @@ fn a_switch_is_told_once_verified_with_its_four_times() {
             Action::AskRoute { token, .. } => {
                 engine.handle_event(Event::RouteAnswer { token, oif: Some(WANB) }, now);
             }
+            Action::Dump(dump) => {
+                engine.handle_event(Event::DumpBegan(dump), now);
+                show(&mut engine, dump, now);
+                engine.handle_event(Event::DumpEnded { dump, outcome: DumpOutcome::Complete }, now);
+            }
             Action::Announce(notice) => notices.push(notice),
             _ => {}
         }
@@ -343,7 +360,7 @@ fn a_switch_is_told_once_verified_with_its_four_times() {
         _ => None,
     });
     let (from, to, times) = switched.expect("a switch");
-    assert_eq!((from, to), (Some(UplinkSlot(0)), Some(UplinkSlot(1))));
+    assert_eq!((from, to), (UplinkSet::of(UplinkSlot(0)), UplinkSet::of(UplinkSlot(1))));
     assert!(times.committed >= Duration::from_micros(100) && times.verified.is_some(), "{times:?}");
 }
 

@@ -1,20 +1,24 @@
 //! Decides which routes, rules and nexthops should be in the kernel, from the configuration and the uplinks' states.
 //!
 //! Three layers (see the crate's documentation): plain routes that fail over with the daemon dead, one pointer per
-//! policy and family that the daemon moves, and the ip rules that lead packets there.
+//! policy and family that the daemon moves, and the ip rules that lead packets there (`super::select`).
 
 use core::net::IpAddr;
 
 use super::Engine;
 use super::fib::Full;
+use super::flows::Support;
 use super::layout;
 use super::object::{
-    Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector, TABLE_MAIN,
+    Group, GroupKind, GroupMember, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec,
+    Selector,
 };
-use super::uplink::State;
-use crate::config::{LastResort, RuleTarget};
+use crate::config::{LastResort, Member};
 use crate::limits;
-use crate::types::{Family, FwMark, IfName, PolicySlot, Prefix, UplinkSlot};
+use crate::types::{Family, FwMark, PolicySlot, Prefix, UplinkSlot};
+
+/// The most that a share can be in every kernel with nexthop groups.
+const MAX_SHARE: u32 = 255;
 
 impl Engine {
     /// Says anew what is wanted; what is missing from it will be deleted.
@@ -31,11 +35,14 @@ impl Engine {
             for at in 0..self.config.uplinks.len() {
                 let (nexthops, routes, rules) = self.want_uplink(at, family);
                 full = [full[0] | nexthops.is_err(), full[1] | routes.is_err(), full[2] | rules.is_err()];
+                let (routes, rules) = self.want_preferred(at, family);
+                full = [full[0], full[1] | routes.is_err(), full[2] | rules.is_err()];
             }
             for at in 0..self.config.policies.len() {
                 let (nexthops, routes) = self.want_policy(PolicySlot(at as u8), family);
                 full = [full[0] | nexthops.is_err(), full[1] | routes.is_err(), full[2]];
             }
+            full[2] |= self.want_mark_rules(family).is_err();
             full[2] |= self.want_policy_rules(family).is_err();
         }
         self.nexthops.want_end();
@@ -50,17 +57,6 @@ impl Engine {
                 self.tell_full(table, capacity);
             }
         }
-    }
-
-    fn want_common_rules(&mut self, family: Family) -> Result<(), Full> {
-        let main = |priority, suppress| RuleSpec {
-            family,
-            priority,
-            select: Selector::default(),
-            action: RuleAction::Lookup { table: TABLE_MAIN, suppress: Some(suppress) },
-        };
-        self.rules.want(main(layout::RULE_MAIN_SPECIFIC, 1))?;
-        self.rules.want(main(layout::RULE_MAIN, 0))
     }
 
     /// Layer 1 of an uplink: its table, and the rules that lead bound, local and marked packets there.
@@ -84,8 +80,12 @@ impl Engine {
         }
         let mut nexthops = Ok(());
         if let (true, Ok(hop)) = (self.uses_nexthops(), uplink.usable(config, family)) {
-            let id = layout::leaf(family, config.id);
-            nexthops = self.nexthops.want(NexthopSpec { id, body: NexthopBody::Leaf { family, hop } });
+            let body = NexthopBody::Leaf { family, hop };
+            nexthops = self.nexthops.want(NexthopSpec { id: layout::leaf(family, config.id), body });
+            if self.is_shared(UplinkSlot(at as u8), family) {
+                let id = layout::alias(family, config.id);
+                nexthops = nexthops.and(self.nexthops.want(NexthopSpec { id, body }));
+            }
         }
         let lookup = RuleAction::Lookup { table, suppress: None };
         let bound = layout::rule_bound(config.id);
@@ -99,6 +99,33 @@ impl Engine {
         let marked = rule(layout::rule_marked(config.id), Selector { mark, ..Selector::default() });
         rules = rules.and(self.rules.want(marked));
         (nexthops, routes, rules)
+    }
+
+    /// An uplink's second table, with a way out only as long as it lives: for sources that prefer it and may go elsewhere.
+    fn want_preferred(&mut self, at: usize, family: Family) -> (Result<(), Full>, Result<(), Full>) {
+        let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else {
+            return (Ok(()), Ok(()));
+        };
+        let prefixes = || self.config.prefixes(config.sources).iter().filter(|p| Family::of(p.addr) == family);
+        let preferred = prefixes().next().is_some() || self.is_preferred(UplinkSlot(at as u8));
+        if !config.serves(family) || !preferred {
+            return (Ok(()), Ok(()));
+        }
+        let table = layout::soft_table(config.id);
+        let lives = uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable());
+        let mut routes = Ok(());
+        if let (true, Ok(hop)) = (lives, uplink.usable(config, family)) {
+            let target = RouteTarget::Via(hop);
+            routes = self.routes.want(RouteSpec { family, table, metric: layout::METRIC_UPLINK, target });
+        }
+        let action = RuleAction::Lookup { table, suppress: None };
+        let mut rules = Ok(());
+        for prefix in prefixes() {
+            let select = Selector { src: Some(*prefix), ..Selector::default() };
+            let spec = RuleSpec { family, priority: layout::rule_source(config.id), select, action };
+            rules = rules.and(self.rules.want(spec));
+        }
+        (routes, rules)
     }
 
     /// A policy's table: a plain route per member, the pointer above them, the last resort below.
@@ -127,74 +154,88 @@ impl Engine {
                 routes = routes.and(self.routes.want(route(layout::METRIC_LAST, RouteTarget::Blackhole)));
             }
         }
-        let Some((uplink, hop)) = self.chosen_hop(slot, family) else { return (Ok(()), routes) };
+        let Some((first, hop)) = self.carriers(slot, family).next() else { return (Ok(()), routes) };
         if !self.uses_nexthops() {
-            let pointer = route(layout::METRIC_POINTER, RouteTarget::Via(hop));
+            // One route leads one way: the member with the largest share is it.
+            let best =
+                self.carriers(slot, family).fold((first, hop), |a, b| if b.0.weight > a.0.weight { b } else { a });
+            let pointer = route(layout::METRIC_POINTER, RouteTarget::Via(best.1));
             return (Ok(()), routes.and(self.routes.want(pointer)));
         }
-        let Some(config) = self.config.uplinks.get(usize::from(uplink.0)) else { return (Ok(()), routes) };
-        let id = layout::group(family, slot);
-        let body = NexthopBody::Group(Group::of(layout::leaf(family, config.id)));
+        let (id, group) = (self.group_id(slot, family), self.group(slot, family));
         let pointer = route(layout::METRIC_POINTER, RouteTarget::Nexthop(id));
+        let body = NexthopBody::Group(group);
         (self.nexthops.want(NexthopSpec { id, body }), routes.and(self.routes.want(pointer)))
     }
 
-    fn want_policy_rules(&mut self, family: Family) -> Result<(), Full> {
-        let mut result = Ok(());
-        for (n, rule) in self.config.rules.iter().enumerate() {
-            if !rule.families.get(family.index()).is_some_and(|serves| *serves) {
-                continue;
-            }
-            let action = match rule.target {
-                RuleTarget::Policy(slot) => RuleAction::Lookup { table: layout::policy_table(slot), suppress: None },
-                RuleTarget::Default => RuleAction::Lookup { table: TABLE_MAIN, suppress: None },
-                RuleTarget::Unreachable => RuleAction::Unreachable,
-                RuleTarget::Blackhole => RuleAction::Blackhole,
-            };
-            let select = Selector {
-                src: rule.src,
-                dst: rule.dst,
-                iif: rule.iif,
-                oif: IfName::NONE,
-                mark: None,
-                proto: rule.proto,
-                sport: rule.sport,
-                dport: rule.dport,
-            };
-            let spec = RuleSpec { family, priority: layout::rule_policy(n), select, action };
-            result = result.and(self.rules.want(spec));
-        }
-        if let Some(slot) = self.config.default_policy {
-            let action = RuleAction::Lookup { table: layout::policy_table(slot), suppress: None };
-            let select = Selector::default();
-            let spec = RuleSpec { family, priority: layout::RULE_DEFAULT, select, action };
-            result = result.and(self.rules.want(spec));
-        }
-        result
-    }
-
-    /// The member that should carry a policy's traffic: the best state, then the order of the members.
-    pub(super) fn choose(&self, slot: PolicySlot, family: Family) -> Option<UplinkSlot> {
-        let policy = self.config.policies.get(usize::from(slot.0))?;
-        let usable = policy.members.iter().enumerate().filter_map(|(rank, member)| {
+    /// The members that carry a policy's traffic now, with their ways out.
+    fn carriers(&self, slot: PolicySlot, family: Family) -> impl Iterator<Item = (Member, Hop)> + '_ {
+        let chosen = self.way(usize::from(slot.0), family).map(|w| w.chosen).unwrap_or_default();
+        let members = self.config.policies.get(usize::from(slot.0)).map(|p| p.members.as_slice()).unwrap_or(&[]);
+        // An uplink that is a member twice counts once, with its better metric.
+        let once = move |(at, m): &(usize, &Member)| members.iter().take(*at).all(|other| other.uplink != m.uplink);
+        members.iter().enumerate().filter(once).filter_map(move |(_, member)| {
             let at = usize::from(member.uplink.0);
-            let serves = self.config.uplinks.get(at)?.serves(family);
-            let state = self.uplinks.get(at)?.legs.get(family.index())?.state;
-            let state = if policy.use_degraded && state == State::Degraded { State::Up } else { state };
-            (serves && state.is_usable()).then_some((core::cmp::Reverse(state), rank, member.uplink))
-        });
-        let best = usable.clone().min().map(|(_, _, uplink)| uplink);
-        let preferred = self.preferred.get(usize::from(slot.0)).copied().flatten();
-        let good = |state: State| state >= State::Degraded;
-        preferred.filter(|p| usable.into_iter().any(|(state, _, uplink)| uplink == *p && good(state.0))).or(best)
+            let hop = self.uplinks.get(at)?.usable(self.config.uplinks.get(at)?, family).ok()?;
+            chosen.contains(member.uplink).then_some((*member, hop))
+        })
     }
 
-    fn chosen_hop(&self, slot: PolicySlot, family: Family) -> Option<(UplinkSlot, Hop)> {
-        let uplink = self.choose(slot, family)?;
-        let at = usize::from(uplink.0);
-        let hop = self.uplinks.get(at)?.usable(self.config.uplinks.get(at)?, family).ok()?;
-        Some((uplink, hop))
+    fn group(&self, slot: PolicySlot, family: Family) -> Group {
+        let largest = self.carriers(slot, family).map(|(m, _)| u32::from(m.weight)).max().unwrap_or(1);
+        let kind = self.group_kind(slot, family);
+        let mut group = Group::new(kind);
+        let alone = self.carriers(slot, family).nth(1).is_none();
+        for (member, _) in self.carriers(slot, family) {
+            let Some(id) = self.config.uplinks.get(usize::from(member.uplink.0)).map(|u| u.id) else { continue };
+            let weight = if alone { 1 } else { share(member.weight, largest) };
+            // Cannot overflow: a group has room for two leaves of each uplink.
+            group.push(GroupMember { id: layout::leaf(family, id), weight });
+            if kind != GroupKind::Plain {
+                group.push(GroupMember { id: layout::alias(family, id), weight });
+            }
+        }
+        group
     }
+
+    /// A policy that never shares has a plain group: which kind it is depends on the configuration alone, not on who is
+    /// up, because it cannot be changed in place.
+    fn group_kind(&self, slot: PolicySlot, family: Family) -> GroupKind {
+        let policy = self.config.policies.get(usize::from(slot.0));
+        let shares = policy.is_some_and(|p| self.config.shares(p, family));
+        if !shares || self.resilient != Support::Yes {
+            return GroupKind::Plain;
+        }
+        let balance = &self.config.globals.balance;
+        let idle = balance.idle.map_or(if self.config.globals.pinning { 1 } else { 60 }, |idle| idle.as_secs());
+        GroupKind::Resilient {
+            buckets: balance.buckets,
+            idle: u32::try_from(idle).unwrap_or(u32::MAX),
+            unbalanced: u32::try_from(balance.unbalanced.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub(super) fn group_id(&self, slot: PolicySlot, family: Family) -> u32 {
+        match self.group_kind(slot, family) {
+            GroupKind::Plain => layout::group(family, slot),
+            GroupKind::Resilient { buckets, .. } => layout::resilient_group(family, slot, buckets),
+        }
+    }
+
+    /// Whether an uplink is a member of a policy with a resilient group.
+    fn is_shared(&self, uplink: UplinkSlot, family: Family) -> bool {
+        self.config.policies.iter().enumerate().any(|(at, policy)| {
+            policy.members.iter().any(|m| m.uplink == uplink)
+                && self.group_kind(PolicySlot(at as u8), family) != GroupKind::Plain
+        })
+    }
+}
+
+/// A weight as a share that every kernel takes; proportions stay as they are up to 255.
+fn share(weight: u16, largest: u32) -> u16 {
+    let weight = u32::from(weight);
+    let scaled = if largest <= MAX_SHARE { weight } else { weight.saturating_mul(MAX_SHARE).div_ceil(largest) };
+    scaled.clamp(1, MAX_SHARE) as u16
 }
 
 /// Where the kernel is asked whether a switch took effect: addresses that nobody has a special route to

@@ -4,17 +4,19 @@
 //! warning for each option that is understood but not applied yet. Nothing is dropped in silence.
 
 mod probe;
+mod rules;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use super::uci::Diagnostic;
 use super::uci::{Section, Value, sections};
 use crate::config::{
-    Config, DampingConfig, LastResort, Member, PolicyConfig, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig,
+    Config, DampingConfig, Failback, FlushConfig, LastResort, Member, PolicyConfig, ProbeConfig, Snat6, Span,
+    UplinkConfig,
 };
 use crate::limits;
 use crate::time::Duration;
-use crate::types::{IfName, Name, PolicySlot, PortRange, Prefix, UplinkId, UplinkSlot};
+use crate::types::{IfName, Name, PolicySlot, Prefix, UplinkId, UplinkSlot};
 use probe::Probes;
 
 /// Whose file it is: what is meant where nothing is said differs.
@@ -37,11 +39,33 @@ pub struct Outcome {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// Syslog's levels by mwan3's names and nft's.
+const LOG_LEVELS: [(&str, u8); 11] = [
+    ("emerg", 0),
+    ("alert", 1),
+    ("critical", 2),
+    ("crit", 2),
+    ("error", 3),
+    ("err", 3),
+    ("warning", 4),
+    ("warn", 4),
+    ("notice", 5),
+    ("info", 6),
+    ("debug", 7),
+];
+
 /// Reads a file. `known_ids` are the numbers that names had before: a number stays with its name.
 pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Outcome {
     let (sections, errors) = sections(text);
     let outcome = Outcome { config: None, errors, warnings: Vec::new() };
-    let mut reader = Reader { dialect, outcome, config: Config::default(), disabled: Vec::new(), members: Vec::new() };
+    let mut reader = Reader {
+        dialect,
+        outcome,
+        config: Config::default(),
+        disabled: Vec::new(),
+        members: Vec::new(),
+        failback: Failback::default(),
+    };
     reader.check_names(&sections);
     let of = |kind: &'static str| sections.iter().filter(move |s| s.kind == kind);
     of("globals").for_each(|s| reader.globals(s));
@@ -52,10 +76,13 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
     }
     of("member").for_each(|s| reader.member(s));
     of("policy").for_each(|s| reader.policy(s));
+    of("ipset").for_each(|s| reader.ipset(s));
     of("rule").for_each(|s| reader.rule(s));
     if of("policy").next().is_none() && of("rule").next().is_none() {
         reader.implicit_policy();
     }
+    let nowhere = Section { kind: "globals".to_owned(), ..Section::default() };
+    reader.check_marks(of("globals").next().unwrap_or(&nowhere));
     let Reader { mut outcome, config, .. } = reader;
     outcome.config = outcome.errors.is_empty().then_some(config);
     outcome
@@ -92,6 +119,8 @@ struct Reader {
     config: Config,
     disabled: Vec<String>,
     members: Vec<NamedMember>,
+    /// What policies do that say nothing of it.
+    failback: Failback,
 }
 
 impl Reader {
@@ -110,11 +139,11 @@ impl Reader {
     fn check_names(&mut self, sections: &[Section]) {
         for (at, section) in sections.iter().enumerate() {
             let kind = section.kind.as_str();
-            if !["globals", "interface", "member", "policy", "rule"].contains(&kind) {
+            if !["globals", "interface", "member", "policy", "rule", "ipset"].contains(&kind) {
                 self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_debug()));
                 continue;
             }
-            if kind != "globals" && kind != "rule" && section.name.is_empty() {
+            if !["globals", "rule", "ipset"].contains(&kind) && section.name.is_empty() {
                 self.error(section, None, format!("a {kind} needs a name"));
             }
             if !section.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
@@ -196,13 +225,10 @@ impl Reader {
         self.warn(section, Some(value), "unknown option, left out");
     }
 
-    fn later(&mut self, section: &Section, value: &Value, what: &str) {
-        self.warn(section, Some(value), format!("not applied yet: {what}"));
-    }
-
     // --- sections ----------------------------------------------------------------------------------------------------
 
     fn globals(&mut self, section: &Section) {
+        let (mut logging, mut level_said) = (false, 5);
         for value in &section.options {
             match value.key.as_str() {
                 "mmx_mask" => {
@@ -233,10 +259,92 @@ impl Reader {
                     Ok(group) => self.config.globals.control_group = Some(group),
                     Err(_) => self.error(section, Some(value), "a group name of over 32 bytes"),
                 },
-                "logging" | "loglevel" => self.later(section, value, "logging of rules"),
-                "source_routing" | "rt_table_lookup" => self.later(section, value, "further routing tables"),
+                "pinning" => self.config.globals.pinning = self.flag(section, value).unwrap_or(true),
+                "failback" => self.failback = self.failback_word(section, value),
+                "balance_buckets" => {
+                    let buckets = self.number(section, value, 32, 32_768).filter(|n| n.is_power_of_two());
+                    match buckets.and_then(|n| u16::try_from(n).ok()) {
+                        Some(buckets) => self.config.globals.balance.buckets = buckets,
+                        None => self.error(section, Some(value), "want a power of two from 32 to 32768"),
+                    }
+                }
+                "balance_idle" => {
+                    let idle = self.duration(section, value).map(|d| d.max(Duration::from_secs(1)));
+                    self.config.globals.balance.idle = idle;
+                }
+                "balance_unbalanced" => {
+                    self.config.globals.balance.unbalanced = self.duration(section, value).unwrap_or_default();
+                }
+                "logging" => logging = self.flag(section, value).unwrap_or(false),
+                "loglevel" => {
+                    let level = self.word(section, value, &LOG_LEVELS.map(|(name, _)| name));
+                    level_said = level.and_then(|at| LOG_LEVELS.get(at)).map_or(5, |(_, level)| *level);
+                }
+                "rt_table_lookup" => {
+                    for word in value.value.split_whitespace() {
+                        match word.parse().ok().filter(|n| *n > 0 && *n != 254) {
+                            Some(table) if self.config.globals.tables.push(table).is_ok() => {}
+                            Some(_) => self.error(section, Some(value), "at most four tables"),
+                            None => self.error(section, Some(value), "no number of a table"),
+                        }
+                    }
+                }
+                "source_routing" => {
+                    self.warn(
+                        section,
+                        Some(value),
+                        "not needed: source prefixes are an option of interfaces, 'source'",
+                    );
+                }
                 "local_source" | "rtmon_interval" => self.warn(section, Some(value), "obsolete, without effect"),
                 _ => self.unknown(section, value),
+            }
+        }
+        self.config.globals.log = logging.then_some(level_said);
+    }
+
+    fn failback_word(&mut self, section: &Section, value: &Value) -> Failback {
+        let all = [Failback::Graceful, Failback::Immediate, Failback::Never];
+        let word = self.word(section, value, &["graceful", "immediate", "never"]);
+        word.and_then(|w| all.get(w).copied()).unwrap_or_default()
+    }
+
+    /// `flush_conntrack` of mwan3: there each word flushes everything; here the uplink's own connections, unless `all` is
+    /// there too. What is said replaces the default, which is to forget them when the uplink goes down.
+    fn flush_word(&mut self, section: &Section, value: &Value, flush: &mut Option<FlushConfig>) {
+        let nothing = FlushConfig { down: false, up: false, all: false };
+        for word in value.value.split_whitespace() {
+            let flush = flush.get_or_insert(nothing);
+            match word {
+                "ifup" | "connected" => flush.up = true,
+                "ifdown" | "disconnected" => flush.down = true,
+                "always" => (flush.up, flush.down) = (true, true),
+                "never" => *flush = nothing,
+                "all" => flush.all = true,
+                other => {
+                    let shown = other.escape_debug().to_string();
+                    let message =
+                        format!("'{shown}' is none of ifup, ifdown, connected, disconnected, always, never, all");
+                    self.error(section, Some(value), message);
+                }
+            }
+        }
+    }
+
+    /// `1`, or `FROM TO` with two prefixes of the same length.
+    fn snat6(&mut self, section: &Section, value: &Value) -> Snat6 {
+        let words: Vec<&str> = value.value.split_whitespace().collect();
+        if let [_] = words.as_slice() {
+            return if self.flag(section, value) == Some(true) { Snat6::Masquerade } else { Snat6::Off };
+        }
+        let prefixes: Vec<Prefix> = words.iter().filter_map(|w| self.prefix_of(section, value, w)).collect();
+        match prefixes.as_slice() {
+            [from, to] if from.len == to.len && from.addr.is_ipv6() && to.addr.is_ipv6() => {
+                Snat6::Prefix { from: *from, to: *to }
+            }
+            _ => {
+                self.error(section, Some(value), "want 1, or two IPv6 prefixes of the same length: FROM TO");
+                Snat6::Off
             }
         }
     }
@@ -260,7 +368,11 @@ impl Reader {
             hold_down: Duration::from_secs(5),
             damping: None,
             probe: ProbeConfig::default(),
+            flush: FlushConfig::default(),
+            sources: Span::EMPTY,
+            snat6: Snat6::Off,
         };
+        let (mut flush, mut sources) = (None, Vec::new());
         let mut tuning = DampingConfig::default();
         let mut probes = Probes::default();
         for value in &section.options {
@@ -292,13 +404,10 @@ impl Reader {
                 "damping_reuse" => tuning.reuse = self.number(section, value, 1, 1_000_000).unwrap_or(tuning.reuse),
                 "damping_half_life" => tuning.half_life = self.duration(section, value).unwrap_or(tuning.half_life),
                 "damping_max" => tuning.max_suppress = self.duration(section, value).unwrap_or(tuning.max_suppress),
+                "flush_conntrack" => self.flush_word(section, value, &mut flush),
+                "source" => self.prefix_list(section, value, &mut sources),
+                "snat6" => uplink.snat6 = self.snat6(section, value),
                 "online_metric" => self.warn(section, Some(value), "obsolete, without effect"),
-                "flush_conntrack" => {
-                    let words = ["ifup", "ifdown", "connected", "disconnected", "always", "never"];
-                    if self.word(section, value, &words).is_some() {
-                        self.later(section, value, "flows");
-                    }
-                }
                 _ => {
                     if !self.probe_option(section, value, &mut probes) {
                         self.unknown(section, value);
@@ -318,6 +427,19 @@ impl Reader {
         }
         uplink.damping = damping.map(|_| tuning);
         uplink.probe = self.probes(section, probes, uplink.families);
+        uplink.flush = match flush {
+            // `all` alone says which, not when.
+            Some(FlushConfig { down: false, up: false, all: true }) => {
+                FlushConfig { all: true, ..FlushConfig::default() }
+            }
+            said => said.unwrap_or_default(),
+        };
+        if sources.len() > limits::SOURCES {
+            self.error(section, None, format!("too many source prefixes: {} at most", limits::SOURCES));
+        }
+        if enabled {
+            uplink.sources = self.keep_prefixes(section, sources);
+        }
         if !enabled {
             self.disabled.push(section.name.clone());
             return;
@@ -373,6 +495,7 @@ impl Reader {
             members: heapless::Vec::new(),
             use_degraded: false,
             last_resort: LastResort::default(),
+            failback: self.failback,
         };
         for value in &section.options {
             match value.key.as_str() {
@@ -381,6 +504,7 @@ impl Reader {
                         self.use_member(section, value, name, &mut policy);
                     }
                 }
+                "failback" => policy.failback = self.failback_word(section, value),
                 "degraded" => {
                     let word = self.word(section, value, &["avoid", "use"]);
                     policy.use_degraded = word == Some(1);
@@ -395,20 +519,9 @@ impl Reader {
         }
         // Stable: file order among equals.
         policy.members.sort_by_key(|m| m.metric);
-        let shares =
-            policy.members.windows(2).any(|pair| matches!(pair, [a, b] if a.metric == b.metric && !self.apart(a, b)));
-        if shares {
-            self.warn(section, None, "not applied yet: balancing; the first of the members with equal metric is used");
-        }
         if self.config.policies.push(policy).is_err() {
             self.error(section, None, format!("too many policies: this board's build holds {}", limits::POLICIES));
         }
-    }
-
-    /// Whether two members never meet: they serve different families.
-    fn apart(&self, a: &Member, b: &Member) -> bool {
-        let families = |m: &Member| self.config.uplinks.get(usize::from(m.uplink.0)).map_or([false; 2], |u| u.families);
-        families(a).iter().zip(families(b)).all(|(a, b)| !(*a && b))
     }
 
     fn use_member(&mut self, section: &Section, value: &Value, name: &str, policy: &mut PolicyConfig) {
@@ -427,148 +540,6 @@ impl Reader {
         }
     }
 
-    fn rule(&mut self, section: &Section) {
-        let Ok(name) = Name::try_from(section.name.as_str()) else { return };
-        let mut rule = RuleConfig {
-            name,
-            families: [true, true],
-            src: None,
-            dst: None,
-            proto: None,
-            sport: None,
-            dport: None,
-            iif: IfName::NONE,
-            target: RuleTarget::Default,
-        };
-        let (mut policy, mut inexpressible) = (None, false);
-        for value in &section.options {
-            match value.key.as_str() {
-                "family" => {
-                    let families = [[true, false], [false, true], [true, true]];
-                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
-                    rule.families = word.and_then(|w| families.get(w).copied()).unwrap_or(rule.families);
-                }
-                "proto" => inexpressible |= self.proto(section, value, &mut rule),
-                "src_ip" | "dest_ip" => inexpressible |= self.rule_prefix(section, value, &mut rule),
-                "src_port" | "dest_port" => inexpressible |= self.rule_ports(section, value, &mut rule),
-                "src_iface" => {
-                    let of_section =
-                        self.config.uplinks.iter().find(|u| u.name.as_str() == value.value).map(|u| u.device);
-                    match of_section.or_else(|| IfName::new(value.value.as_bytes())) {
-                        Some(device) => rule.iif = device,
-                        None => self.error(section, Some(value), "no device name: 1 to 15 bytes"),
-                    }
-                }
-                "use_policy" => policy = Some(value),
-                "ipset" => {
-                    inexpressible = true;
-                    self.later(section, value, "sets; the whole rule is left out");
-                }
-                "sticky" | "timeout" => self.later(section, value, "sticky sources"),
-                "logging" => self.later(section, value, "logging of rules"),
-                _ => self.unknown(section, value),
-            }
-        }
-        let ports = rule.sport.is_some() || rule.dport.is_some();
-        if ports && !matches!(rule.proto, Some(6 | 17 | 132 | 136)) {
-            self.warn(section, None, "ports without proto tcp or udp are left out");
-            (rule.sport, rule.dport) = (None, None);
-        }
-        match policy.map(|v| (v, v.value.as_str())) {
-            None => self.error(section, None, "use_policy is missing"),
-            Some((_, "default")) => rule.target = RuleTarget::Default,
-            Some((_, "unreachable")) => rule.target = RuleTarget::Unreachable,
-            Some((_, "blackhole")) => rule.target = RuleTarget::Blackhole,
-            Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
-                Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
-                None => {
-                    let shown = name.escape_debug().to_string();
-                    self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
-                }
-            },
-        }
-        if !inexpressible && self.config.rules.push(rule).is_err() {
-            self.error(section, None, format!("too many rules: this board's build holds {}", limits::POLICY_RULES));
-        }
-    }
-
-    fn proto(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
-        let names: [(&str, Option<u8>); 11] = [
-            ("all", None),
-            ("any", None),
-            ("tcp", Some(6)),
-            ("udp", Some(17)),
-            ("icmp", Some(1)),
-            ("icmpv6", Some(58)),
-            ("gre", Some(47)),
-            ("esp", Some(50)),
-            ("ah", Some(51)),
-            ("sctp", Some(132)),
-            ("udplite", Some(136)),
-        ];
-        let known = names.iter().find(|(name, _)| *name == value.value).map(|(_, number)| *number);
-        match known.or_else(|| value.value.parse().ok().map(Some)) {
-            Some(Some(1)) if rule.families == [false, true] => rule.proto = Some(58),
-            Some(number) => rule.proto = number,
-            None => {
-                let shown = value.value.escape_debug().to_string();
-                self.error(
-                    section,
-                    Some(value),
-                    format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …"),
-                );
-            }
-        }
-        false
-    }
-
-    fn rule_prefix(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
-        if value.value.contains([',', ' ']) {
-            self.later(section, value, "lists of addresses; the whole rule is left out");
-            return true;
-        }
-        let (addr, len) = value.value.split_once('/').map_or((value.value.as_str(), None), |(a, l)| (a, Some(l)));
-        let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
-            let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
-            Prefix::new(addr, len)
-        });
-        let Some(prefix) = parsed else {
-            let shown = value.value.escape_debug().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
-            return false;
-        };
-        let only = if prefix.addr.is_ipv4() { [true, false] } else { [false, true] };
-        rule.families = [rule.families[0] && only[0], rule.families[1] && only[1]];
-        if rule.families == [false, false] {
-            self.error(section, Some(value), "the address is of another family than the rule");
-        }
-        let prefix = (prefix.len > 0).then_some(prefix);
-        if value.key == "src_ip" {
-            rule.src = prefix
-        } else {
-            rule.dst = prefix
-        }
-        false
-    }
-
-    fn rule_ports(&mut self, section: &Section, value: &Value, rule: &mut RuleConfig) -> bool {
-        if value.value.contains([',', ' ']) {
-            self.later(section, value, "lists of ports; the whole rule is left out");
-            return true;
-        }
-        let (first, last) = value.value.split_once([':', '-']).unwrap_or((&value.value, &value.value));
-        let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| PortRange { first, last });
-        match range.filter(|r| r.first <= r.last && r.first > 0) {
-            Some(range) if value.key == "src_port" => rule.sport = Some(range),
-            Some(range) => rule.dport = Some(range),
-            None => {
-                let shown = value.value.escape_debug().to_string();
-                self.error(section, Some(value), format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST"));
-            }
-        }
-        false
-    }
-
     /// Without any policy and rule: all interfaces, lowest metric first.
     fn implicit_policy(&mut self) {
         let mut order: Vec<usize> = (0..self.config.uplinks.len()).collect();
@@ -585,6 +556,7 @@ impl Reader {
             members,
             use_degraded: false,
             last_resort: LastResort::Default,
+            failback: self.failback,
         });
         self.config.default_policy = Some(PolicySlot(0));
     }

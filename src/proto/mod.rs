@@ -5,8 +5,12 @@
 
 pub mod config_file;
 pub mod control;
+pub mod ctnetlink;
 pub mod describe;
 pub mod netlink;
+pub mod nfnetlink;
+pub mod nft;
+mod nft_rules;
 pub mod probe;
 pub mod report;
 pub mod rtnl;

@@ -242,6 +242,21 @@ impl<'a> Writer<'a> {
         writer
     }
 
+    /// Starts a run of attributes, to be put into one of another message.
+    pub fn nest(buf: &'a mut [u8]) -> Self {
+        Self { buf, len: 0, full: false }
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was written yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Appends bytes of a fixed header.
     pub fn put(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());

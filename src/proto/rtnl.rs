@@ -34,6 +34,7 @@ pub(crate) mod number {
     pub const NEWNEXTHOP: u16 = 104;
     pub const DELNEXTHOP: u16 = 105;
     pub const GETNEXTHOP: u16 = 106;
+    pub const GETNEXTHOPBUCKET: u16 = 118;
 
     pub const IFLA_IFNAME: u16 = 3;
     pub const IFLA_OPERSTATE: u16 = 16;
@@ -90,8 +91,21 @@ pub(crate) mod number {
 
     pub const NHA_ID: u16 = 1;
     pub const NHA_GROUP: u16 = 2;
+    pub const NHA_GROUP_TYPE: u16 = 3;
     pub const NHA_OIF: u16 = 5;
     pub const NHA_GATEWAY: u16 = 6;
+    pub const NHA_RES_GROUP: u16 = 12;
+    pub const NHA_RES_GROUP_BUCKETS: u16 = 1;
+    pub const NHA_RES_GROUP_IDLE_TIMER: u16 = 2;
+    pub const NHA_RES_GROUP_UNBALANCED_TIMER: u16 = 3;
+    pub const NHA_RES_BUCKET: u16 = 13;
+    pub const NHA_RES_BUCKET_INDEX: u16 = 1;
+    /// `NEXTHOP_GRP_TYPE_RES`
+    pub const GROUP_RESILIENT: u16 = 1;
+    /// `USER_HZ`: the kernel's timers in messages count hundredths of a second on every architecture.
+    pub const CLOCK: u32 = 100;
+    /// `NLA_F_NESTED`
+    pub const NESTED: u16 = 0x8000;
 
     pub const NDA_DST: u16 = 1;
     /// `NTF_USE`

@@ -457,6 +457,9 @@ fn two_wans(both: bool) -> Config {
             hold_down: Duration::from_millis(500),
             damping: Some(DampingConfig::default()),
             probe: Default::default(),
+            flush: Default::default(),
+            sources: Default::default(),
+            snat6: Default::default(),
         };
         // Cannot fail: every board holds two.
         let _ = config.uplinks.push(uplink);

@@ -400,6 +400,12 @@ impl World {
                     self.deliver(self.now, Event::Resolved { uplink: *uplink, track: *track, addr });
                 }
             }
+            Action::AskNft { token } => self.kernel.ask_nft(*token, &self.config),
+            Action::LoadNft(_) => self.kernel.load_nft(&self.config),
+            Action::DropFlows { .. } => {
+                self.check_drop(action);
+                self.kernel.apply(action);
+            }
             Action::AskLink { ifindex, traffic: true, .. } => {
                 self.kernel.apply(action);
                 self.collect();
@@ -410,12 +416,36 @@ impl World {
             }
             Action::AskLink { .. }
             | Action::AskRoute { .. }
+            | Action::AskResilient { .. }
+            | Action::SpreadFlows { .. }
+            | Action::DeleteNft { .. }
             | Action::UseNeighbour { .. }
             | Action::IgnoreLinkdown { .. } => {
                 self.kernel.apply(action);
             }
         }
         self.collect();
+    }
+
+    /// Connections of an uplink are forgotten only when traffic has another way already.
+    fn check_drop(&mut self, action: &Action) {
+        let Action::DropFlows { uplink, family, .. } = action else { return };
+        let Some(config) = self.config.uplinks.get(usize::from(uplink.0)).filter(|c| !c.flush.up) else { return };
+        let Some(table) = self.config.default_policy.map(crate::engine::layout::policy_table) else { return };
+        if self.config.policies.len() != 1 || self.has_news() {
+            return;
+        }
+        // The policy's pointer leads elsewhere; that something else is broken as well is another matter.
+        let pointer = |r: &&kernel::Route| (r.spec.family, r.spec.table, r.spec.metric) == (*family, table, 10);
+        let ways = self.kernel.routes().iter().filter(pointer).flat_map(|r| self.kernel.ways(&r.spec.target));
+        let device = self.kernel.link(config.device).map(|l| l.ifindex);
+        let elsewhere: Vec<_> = ways.map(Some).collect();
+        let led = !elsewhere.is_empty() && !elsewhere.contains(&device);
+        // Or it is gone, and the routes below it lead elsewhere.
+        if !led && self.default_via(*family).is_none_or(|via| via == config.device) {
+            let now = show_time(self.now);
+            self.violations.push(format!("connections of {} forgotten at {now} with no other way", config.device));
+        }
     }
 
     /// I4: a change of ours never takes the default away while a way that works is there before and after.

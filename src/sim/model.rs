@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::kernel::{FakeKernel, key};
-use crate::config::{Config, LastResort, RuleTarget, UplinkConfig};
+use crate::config::{Config, LastResort, PolicyConfig, RuleTarget, UplinkConfig};
 use crate::engine::object::{
-    Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector,
+    Group, GroupKind, GroupMember, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec,
+    Selector,
 };
 use crate::types::{Family, FwMark, Prefix};
 
@@ -41,6 +42,30 @@ pub fn eligible(kernel: &FakeKernel, uplink: &UplinkConfig, family: Family) -> b
     kernel.link(uplink.device).is_some_and(|l| l.is_live()) && hop_of(kernel, uplink, family).is_some()
 }
 
+/// Who should carry a policy's traffic, with the weights of their shares: the eligible members of lowest metric.
+pub fn carriers<'a>(
+    kernel: &FakeKernel,
+    config: &'a Config,
+    policy: &PolicyConfig,
+    family: Family,
+) -> Vec<(&'a UplinkConfig, u16)> {
+    let members = policy.members.iter().filter_map(|m| Some((m, config.uplinks.get(usize::from(m.uplink.0))?)));
+    let good: Vec<_> = members.filter(|(_, u)| eligible(kernel, u, family)).collect();
+    let best = good.iter().map(|(m, _)| m.metric).min();
+    good.into_iter().filter(|(m, _)| Some(m.metric) == best).map(|(m, u)| (u, m.weight)).collect()
+}
+
+/// Whether two members of a policy share a family whenever both can.
+fn balances(config: &Config, policy: &PolicyConfig, family: Family) -> bool {
+    let mut metrics: Vec<u32> = Vec::new();
+    for member in &policy.members {
+        if config.uplinks.get(usize::from(member.uplink.0)).is_some_and(|u| u.serves(family)) {
+            metrics.push(member.metric);
+        }
+    }
+    metrics.windows(2).any(|pair| matches!(pair, [a, b] if a == b))
+}
+
 /// What of ours a kernel should hold.
 #[derive(Debug, Default)]
 pub struct Expected {
@@ -68,9 +93,42 @@ pub fn expected(kernel: &FakeKernel, config: &Config) -> Expected {
         };
         rule(1000, everything, 254, Some(1));
         rule(1900, everything, 254, Some(0));
+        let reserved = |value: u32| Selector { mark: Some(FwMark { value, mask: 0x3F00 }), ..everything };
+        rule(2063, reserved(0x3F00), 254, None);
         if let Some(policy) = config.default_policy {
             rule(3900, everything, 7600 + u32::from(policy.0), None);
         }
+        // Pinned connections prefer their uplink: 60 is the highest free mark.
+        let highest = config.uplinks.iter().map(|u| u32::from(u.id.0)).max().unwrap_or(0);
+        for uplink in config.uplinks.iter().filter(|u| u.serves(family)) {
+            let id = u32::from(uplink.id.0);
+            rule(2600, reserved((61 - id) << 8), 7200 + id, None);
+            if let Some(hop) = hop_of(kernel, uplink, family).filter(|_| eligible(kernel, uplink, family)) {
+                let target = RouteTarget::Via(hop);
+                want.routes.push(RouteSpec { family, table: 7200 + id, metric: 10, target });
+            }
+        }
+        // The random worlds have at most one sticky rule, and no other that needs nft.
+        for sticky in config.rules.iter().filter(|r| r.sticky.is_some()) {
+            let RuleTarget::Policy(slot) = sticky.target else { continue };
+            let mut mark = 60 - highest - config.policies.len() as u32;
+            rule(2700, reserved(mark << 8), 7600 + u32::from(slot.0), None);
+            for member in config.policies.get(usize::from(slot.0)).iter().flat_map(|p| &p.members) {
+                mark -= 1;
+                let Some(uplink) = config.uplinks.get(usize::from(member.uplink.0)) else { continue };
+                if uplink.serves(family) {
+                    rule(2600, reserved(mark << 8), 7200 + u32::from(uplink.id.0), None);
+                    rule(2700, reserved(mark << 8), 7600 + u32::from(slot.0), None);
+                }
+            }
+        }
+        for (priority, mark, action) in [(2061, 0x3D00, RuleAction::Blackhole), (2062, 0x3E00, RuleAction::Unreachable)]
+        {
+            want.rules.push(RuleSpec { family, priority, select: reserved(mark), action });
+        }
+        let mut rule = |priority, select, table, suppress| {
+            want.rules.push(RuleSpec { family, priority, select, action: RuleAction::Lookup { table, suppress } });
+        };
         for uplink in config.uplinks.iter().filter(|u| u.serves(family)) {
             let id = u32::from(uplink.id.0);
             rule(1000 + id, Selector { oif: uplink.device, ..everything }, id, None);
@@ -87,13 +145,23 @@ pub fn expected(kernel: &FakeKernel, config: &Config) -> Expected {
             want.routes.push(RouteSpec { family, table: id, metric: 10, target: RouteTarget::Via(hop) });
             if with_nexthops && eligible(kernel, uplink, family) {
                 want.nexthops.push(NexthopSpec { id: leaf(uplink), body: NexthopBody::Leaf { family, hop } });
+                let member = |p: &&PolicyConfig| {
+                    p.members
+                        .iter()
+                        .any(|m| config.uplinks.get(usize::from(m.uplink.0)).is_some_and(|u| u.id == uplink.id))
+                };
+                if config.policies.iter().filter(member).any(|p| balances(config, p, family)) && !kernel.no_resilient {
+                    let body = NexthopBody::Leaf { family, hop };
+                    want.nexthops.push(NexthopSpec { id: leaf(uplink) + 500, body });
+                }
             }
         }
         for (n, rule) in config.rules.iter().enumerate() {
             if rule.families.get(family.index()) == Some(&true)
                 && let RuleTarget::Policy(policy) = rule.target
             {
-                let select = Selector { src: rule.src, dst: rule.dst, iif: rule.iif, proto: rule.proto, ..everything };
+                let src = config.prefixes(rule.src).first().copied();
+                let select = Selector { src, iif: rule.iif, proto: rule.proto, ..everything };
                 let action = RuleAction::Lookup { table: 7600 + u32::from(policy.0), suppress: None };
                 want.rules.push(RuleSpec { family, priority: 3000 + n as u32, select, action });
             }
@@ -114,14 +182,36 @@ pub fn expected(kernel: &FakeKernel, config: &Config) -> Expected {
                 LastResort::Default => None,
             };
             want.routes.extend(last.map(|target| RouteSpec { family, table, metric: u32::MAX, target }));
-            let Some(best) = members.iter().find(|u| eligible(kernel, u, family)) else { continue };
-            let group = if family == Family::V4 { 763_000 } else { 764_000 } + n as u32;
+            let carriers = carriers(kernel, config, policy, family);
+            // Without nexthops one route leads one way: the first of the largest share.
+            let Some(best) = carriers.iter().rev().max_by_key(|(_, weight)| *weight) else { continue };
+            let resilient = balances(config, policy, family) && !kernel.no_resilient;
+            let group_id = match (family, resilient) {
+                (Family::V4, false) => 763_000 + n as u32,
+                (Family::V6, false) => 764_000 + n as u32,
+                // 1024 buckets: the tenth power of two.
+                (Family::V4, true) => 790_000 + n as u32,
+                (Family::V6, true) => 791_000 + n as u32,
+            };
             let target = if with_nexthops {
-                want.nexthops.push(NexthopSpec { id: group, body: NexthopBody::Group(Group::of(leaf(best))) });
-                RouteTarget::Nexthop(group)
+                let kind = GroupKind::Resilient { buckets: 1024, idle: 1, unbalanced: 120 };
+                let mut group = Group::new(if resilient { kind } else { GroupKind::Plain });
+                for (uplink, weight) in &carriers {
+                    // Weights above 255 are scaled down, rounded up.
+                    let largest = u32::from(best.1);
+                    let scaled =
+                        if largest > 255 { (u32::from(*weight) * 255).div_ceil(largest) } else { u32::from(*weight) };
+                    let weight = if carriers.len() == 1 { 1 } else { scaled as u16 };
+                    group.push(GroupMember { id: leaf(uplink), weight });
+                    if resilient {
+                        group.push(GroupMember { id: leaf(uplink) + 500, weight });
+                    }
+                }
+                want.nexthops.push(NexthopSpec { id: group_id, body: NexthopBody::Group(group) });
+                RouteTarget::Nexthop(group_id)
             } else {
                 // It is eligible, so it has one.
-                hop_of(kernel, best, family).map_or(RouteTarget::Unreachable, RouteTarget::Via)
+                hop_of(kernel, best.0, family).map_or(RouteTarget::Unreachable, RouteTarget::Via)
             };
             want.routes.push(RouteSpec { family, table, metric: 10, target });
         }

@@ -16,12 +16,15 @@ use std::str::FromStr;
 
 use super::chance::Chance;
 use super::kernel::Channel;
-use super::model::{compare, eligible};
+use super::model::{carriers, compare, eligible};
 use super::paths::Paths;
 use super::script::default_policy;
 use super::{World, show_time};
 use crate::config::probe::{Host, Quality, Target};
-use crate::config::{Config, DampingConfig, LastResort, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig};
+use crate::config::{
+    Config, DampingConfig, Failback, FlushConfig, LastResort, ProbeConfig, RuleConfig, RuleTarget, Snat6, Span,
+    UplinkConfig,
+};
 use crate::engine::event::{Feed, MainDefault};
 use crate::engine::object::{Hop, NexthopBody, RouteSpec, RouteTarget, RuleAction, RuleSpec, Selector};
 use crate::limits;
@@ -109,6 +112,9 @@ impl Run {
         let mut world = World::new(config);
         world.kernel.no_nexthops = chance.one_in(20);
         world.kernel.no_ipv6 = chance.one_in(20);
+        world.kernel.no_resilient = chance.one_in(10);
+        world.kernel.flows.missing = chance.one_in(10);
+        world.kernel.flows.refuse = if chance.one_in(10) { chance.below(4) as u32 } else { 0 };
         world.kernel.old_link_watch = chance.one_in(5);
         let run = Self {
             world,
@@ -523,6 +529,9 @@ fn random_config(chance: &mut Chance) -> Config {
             hold_down: Duration::from_millis([0, 500, 2000, 5000][chance.below(4) as usize]),
             damping: chance.one_in(2).then(DampingConfig::default),
             probe: Default::default(),
+            flush: FlushConfig { down: !chance.one_in(4), up: chance.one_in(8), all: false },
+            sources: Span::EMPTY,
+            snat6: Snat6::Off,
         };
         if probed {
             uplink.probe = random_probe(chance, families);
@@ -538,23 +547,31 @@ fn random_config(chance: &mut Chance) -> Config {
     let mut policy = default_policy(&config);
     policy.last_resort =
         [LastResort::Unreachable, LastResort::Blackhole, LastResort::Default][chance.below(3) as usize];
+    if chance.one_in(3) {
+        // All share, or the first two.
+        let alike = if chance.one_in(2) { policy.members.len() } else { 2 };
+        for member in policy.members.iter_mut().take(alike) {
+            (member.metric, member.weight) = (1, 1 + chance.below(600) as u16);
+        }
+        policy.members.sort_by_key(|m| m.metric);
+    }
+    policy.failback = if chance.one_in(3) { Failback::Immediate } else { Failback::Graceful };
     let mut other = policy.clone();
     let _ = config.policies.push(policy);
     config.default_policy = (!chance.one_in(10)).then_some(PolicySlot(0));
     if chance.one_in(2) {
         other.name = Name::from_str("other").unwrap_or_default();
+        // Worst first: members are in the order of their metrics.
         other.members.reverse();
+        other.members.iter_mut().for_each(|m| m.metric = 1000 - m.metric);
         let _ = config.policies.push(other);
+        let _ = config.prefixes.push(Prefix { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), len: 8 });
         let _ = config.rules.push(RuleConfig {
             name: Name::from_str("guests").unwrap_or_default(),
             families: [true, false],
-            src: Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
-            dst: None,
-            proto: None,
-            sport: None,
-            dport: None,
-            iif: IfName::NONE,
-            target: RuleTarget::Policy(PolicySlot(1)),
+            src: Span { first: 0, len: 1 },
+            sticky: chance.one_in(3).then_some(Duration::from_secs(600)),
+            ..RuleConfig::new(RuleTarget::Policy(PolicySlot(1)))
         });
     }
     config

@@ -1,5 +1,6 @@
 //! The loop: what came in goes to the engine, what the engine asks for goes out.
 
+mod flows;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use std::task::{Context, Poll};
 
 use super::clock::Clock;
 use super::control::{Control, Wish};
+use super::netfilter::Netfilter;
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
+use super::nft::Nft;
 use super::peer;
 use super::probe::Prober;
 use super::ration::Ration;
@@ -22,14 +25,16 @@ use super::text::Text;
 use super::wait::{Async, Timer};
 use crate::config::Config;
 use crate::config::probe::Host;
+use crate::engine::action::Load;
 use crate::engine::action::{ProbePath, ProbeRequest};
 use crate::engine::event::ProbeOutcome;
 use crate::engine::object::{RouteSpec, RouteTarget};
 use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
 use crate::limits;
+use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::time::Instant;
-use crate::types::{Errno, Family, IfIndex, IfName, PolicySlot, UplinkSlot};
+use crate::types::{Errno, Family, FwMark, IfIndex, IfName, PolicySlot, UplinkSlot};
 
 /// Datagrams read from one socket before the others get their turn.
 const BUDGET: usize = 64;
@@ -63,6 +68,8 @@ pub struct Daemon {
     links: Async<Socket>,
     state: Async<Socket>,
     requests: Async<Socket>,
+    netfilter: Netfilter,
+    nft: Nft,
     answers: Answers,
     prober: Box<Prober>,
     options: Options,
@@ -101,6 +108,8 @@ impl Daemon {
             links: Async::new_nonblocking(links)?,
             state: Async::new_nonblocking(state)?,
             requests: Async::new_nonblocking(Socket::open(&[], None)?)?,
+            netfilter: Netfilter::open(),
+            nft: Nft::default(),
             answers: Answers::default(),
             prober: Box::default(),
             options,
@@ -209,6 +218,9 @@ impl Daemon {
                 }
             }
             self.read_all()?;
+            if ready.nft {
+                self.read_nft()?;
+            }
             if ready.timer {
                 armed = None;
                 let (engine, now) = (&mut self.engine, self.clock.now());
@@ -295,6 +307,7 @@ impl Daemon {
                 _ => {}
             }
         }
+        self.unspread_flows();
         self.stored = State::default();
         let _ = std::fs::remove_file(&self.options.state);
     }
@@ -330,10 +343,11 @@ impl Daemon {
             any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
         any |= self.prober.poll_ready(cx);
+        let nft = self.netfilter.poll_ready(cx) | self.nft.poll_ready(cx);
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
         any |= self.control.as_ref().is_some_and(|c| c.poll_ready(cx));
         let timer = Pin::new(timer).poll(cx).is_ready();
-        if any || timer { Poll::Ready(Ready { timer }) } else { Poll::Pending }
+        if any || nft || timer { Poll::Ready(Ready { timer, nft }) } else { Poll::Pending }
     }
 
     /// Reads what waits: links first and again before each other datagram, then answers, then the rest. A feed whose
@@ -478,6 +492,28 @@ impl Daemon {
                 self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
                 Ok(())
             }
+            Action::SpreadFlows { family } => {
+                let errno = self.spread_flows(family, now);
+                self.engine.handle_event(Event::SysctlWritten { device: IfName::NONE, family, errno }, now);
+                Ok(())
+            }
+            Action::AskNft { token } => {
+                self.ask_nft(token, now);
+                Ok(())
+            }
+            Action::LoadNft(load) => {
+                self.load_nft(load, now);
+                Ok(())
+            }
+            Action::DeleteNft { token } => {
+                let errno = self.netfilter.delete_table();
+                self.engine.handle_event(Event::Acked { token, errno }, now);
+                Ok(())
+            }
+            Action::DropFlows { uplink, family, all } => {
+                self.drop_flows(uplink, family, all);
+                Ok(())
+            }
             Action::Dump(dump) => {
                 self.dump = Some(dump);
                 Ok(())
@@ -530,7 +566,11 @@ impl Daemon {
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         let line = text.notice(notice);
         let level = match notice {
-            Notice::Uplink { .. } | Notice::Bounced { .. } | Notice::Switched { .. } => log::Level::Info,
+            Notice::Uplink { .. }
+            | Notice::Bounced { .. }
+            | Notice::Switched { .. }
+            | Notice::FlowsDropped { .. }
+            | Notice::NftBack => log::Level::Info,
             _ => log::Level::Warn,
         };
         match self.ration.take(notice, self.engine.now()) {
@@ -540,7 +580,8 @@ impl Daemon {
         }
         let uplink = match notice {
             Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),
-            Notice::Switched { to, from, .. } => to.or(*from),
+            Notice::Switched { to, from, .. } => to.first().or(from.first()),
+            Notice::FlowsDropped { uplink, .. } | Notice::FlowsStuck { uplink, .. } => Some(*uplink),
             _ => None,
         };
         let config = self.engine.config();
@@ -580,6 +621,7 @@ impl Daemon {
 /// What woke the loop.
 struct Ready {
     timer: bool,
+    nft: bool,
 }
 
 /// Reads the state file's numbers of uplinks.

@@ -47,7 +47,19 @@ impl Socket {
     /// # Errors
     /// What the kernel refused.
     pub fn open(groups: &[u32], receive_buffer: Option<u32>) -> io::Result<Self> {
-        let inner = NlSocket::new(NlFamily::Route)?;
+        Self::of(NlFamily::Route, groups, receive_buffer)
+    }
+
+    /// Opens a socket to netfilter that hears of `groups`.
+    ///
+    /// # Errors
+    /// What the kernel refused: it may be without netfilter.
+    pub fn open_netfilter(groups: &[u32]) -> io::Result<Self> {
+        Self::of(NlFamily::Netfilter, groups, None)
+    }
+
+    fn of(family: NlFamily, groups: &[u32], receive_buffer: Option<u32>) -> io::Result<Self> {
+        let inner = NlSocket::new(family)?;
         inner.nonblock()?;
         if let Some(bytes) = receive_buffer {
             inner.set_recv_buffer_size(usize::try_from(bytes).unwrap_or(usize::MAX))?;

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::types::{Family, IfName};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// More than the largest board writes.
 const SIZE: usize = 128 + 96 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
@@ -26,6 +26,8 @@ pub struct State {
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
     /// What was told.
     pub journal: Journal,
+    /// Values of `fib_multipath_hash_policy` from before us, by [`Family::index`].
+    pub spread: [Option<u8>; 2],
 }
 
 /// A sysctl's value from before us.
@@ -111,7 +113,7 @@ mod tests {
         let mut elsewhere = fs::read(&path).expect("it was written");
         let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
         elsewhere[at + 1..at + 4].copy_from_slice(b"../");
-        for damage in [&b""[..], b"\x02\x00", b"\x01\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
+        for damage in [&b""[..], b"\x01\x00", b"\x03\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
             assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }

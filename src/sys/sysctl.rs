@@ -1,4 +1,5 @@
-//! `ignore_routes_with_linkdown`: the one sysctl that we set, per device and family, and put back on `flush`.
+//! The sysctls that we set and put back on `flush`: `ignore_routes_with_linkdown`, per device and family, and
+//! `fib_multipath_hash_policy`, per family.
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -33,4 +34,28 @@ pub fn read(device: &IfName, family: Family) -> io::Result<bool> {
 /// No such device, no such sysctl, or a read-only `/proc/sys`.
 pub fn write(device: &IfName, family: Family, on: bool) -> io::Result<()> {
     fs::write(path(device, family), if on { "1" } else { "0" })
+}
+
+fn spread_path(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "/proc/sys/net/ipv4/fib_multipath_hash_policy",
+        Family::V6 => "/proc/sys/net/ipv6/fib_multipath_hash_policy",
+    }
+}
+
+/// By what shared traffic is spread now: 0 addresses, 1 ports as well, others see `ip-sysctl.rst`.
+///
+/// # Errors
+/// A kernel without the family, or without shared routes.
+pub fn read_spread(family: Family) -> io::Result<u8> {
+    let text = fs::read_to_string(spread_path(family))?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
+/// Sets by what shared traffic is spread.
+///
+/// # Errors
+/// As [`read_spread`], or a read-only `/proc/sys`.
+pub fn write_spread(family: Family, policy: u8) -> io::Result<()> {
+    fs::write(spread_path(family), policy.to_string())
 }

@@ -3,14 +3,15 @@
 use std::fmt::{self, Display, Write};
 
 use crate::config::Config;
+use crate::engine::event::NftFailure;
 use crate::engine::notice::{Notice, Object};
 use crate::engine::object::{
-    Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec, TABLE_MAIN,
+    GroupKind, Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec, TABLE_MAIN,
 };
 use crate::engine::{Action, Feed, Op};
 use crate::proto::report::words;
 use crate::time::Duration;
-use crate::types::{Family, IfIndex, PolicySlot, UplinkSlot};
+use crate::types::{Family, IfIndex, PolicySlot, UplinkSet, UplinkSlot};
 
 /// Shows things with the names of a configuration and of the links known now.
 pub struct Text<'a> {
@@ -27,6 +28,21 @@ impl Text<'_> {
 
     fn policy(&self, slot: PolicySlot) -> &str {
         self.config.policies.get(usize::from(slot.0)).map_or("?", |p| p.name.as_str())
+    }
+
+    /// Uplinks with their shares of a policy: `'wan' (75 %) and 'wanb' (25 %)`.
+    fn shares(&self, policy: PolicySlot, set: UplinkSet) -> impl Display + '_ {
+        let several = set.iter().nth(1).is_some();
+        fmt::from_fn(move |f| {
+            for (at, slot) in set.iter().enumerate() {
+                let and = if at == 0 { "" } else { " and " };
+                write!(f, "{and}'{}'", self.uplink(slot))?;
+                if several {
+                    write!(f, " ({} %)", (self.config.share(policy, set, slot).0 + 5) / 10)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// A notice as a sentence in the shape that admins grep for. Those of a switch are put into words without memory.
@@ -50,13 +66,12 @@ impl Text<'_> {
             }
             Notice::Switched { policy, family, from, to, times } => {
                 write!(f, "Policy '{}': {family} ", self.policy(*policy))?;
-                match (from, to) {
-                    (None, Some(to)) => write!(f, "leaves by '{}'", self.uplink(*to))?,
-                    (Some(from), Some(to)) => {
-                        write!(f, "now leaves by '{}' instead of '{}'", self.uplink(*to), self.uplink(*from))?;
-                    }
-                    (Some(from), None) => write!(f, "has no uplink left after '{}'", self.uplink(*from))?,
-                    (None, None) => f.write_str("has no uplink")?,
+                let (before, after) = (self.shares(*policy, *from), self.shares(*policy, *to));
+                match (from.is_empty(), to.is_empty()) {
+                    (true, false) => write!(f, "leaves by {after}")?,
+                    (false, false) => write!(f, "now leaves by {after} instead of {before}")?,
+                    (false, true) => write!(f, "has no uplink left after {before}")?,
+                    (true, true) => f.write_str("has no uplink")?,
                 }
                 write!(f, " (decided {}, committed {}, ", short(times.decided), short(times.committed))?;
                 match times.verified {
@@ -98,11 +113,40 @@ impl Text<'_> {
             Notice::Full { table, capacity } => {
                 write!(f, "table full: {capacity} {table} is all this board's build holds")
             }
+            Notice::SysctlFailed { device, family, errno } if device.is_none() => write!(
+                f,
+                "{family} fib_multipath_hash_policy could not be set ({errno}): flows between the same two hosts share \
+                 one uplink"
+            ),
             Notice::SysctlFailed { device, family, errno } => write!(
                 f,
                 "{family} ignore_routes_with_linkdown of {device} could not be set ({errno}): \
                  the kernel does not fail over by itself there"
             ),
+            Notice::FlowsDropped { uplink, family, count } => write!(
+                f,
+                "Forgot {count} {family} connections of '{}': they go on by another uplink",
+                self.uplink(*uplink)
+            ),
+            Notice::FlowsStuck { uplink, errno } => write!(
+                f,
+                "connections of '{}' could not be forgotten ({errno}): they hang until they time out",
+                self.uplink(*uplink)
+            ),
+            Notice::NoNft { why } => {
+                let why = match why {
+                    NftFailure::Missing => "there is no program nft",
+                    NftFailure::Refused => "nft does not take our table; it is tried again",
+                };
+                write!(
+                    f,
+                    "{why}: flows are not pinned to their uplink, rules say only what ip rules can say; failover goes on"
+                )
+            }
+            Notice::NftBack => f.write_str("nft's table is in place: flows are pinned to their uplink"),
+            Notice::NoResilient => {
+                f.write_str("this kernel has no resilient nexthop groups: shared traffic uses plain ones")
+            }
             Notice::NoNexthops => f.write_str("this kernel has no nexthop objects: routes are replaced instead"),
             Notice::NoFamily(family) => write!(f, "this kernel has no {family}: its half is off"),
         }
@@ -114,6 +158,11 @@ impl Text<'_> {
             Action::Nexthop { op, nexthop, .. } => Some(self.object(*op, &Object::Nexthop(*nexthop))),
             Action::Route { op, route, .. } => Some(self.object(*op, &Object::Route(*route))),
             Action::Rule { op, rule, .. } => Some(self.object(*op, &Object::Rule(*rule))),
+            Action::SpreadFlows { family } => {
+                let family = if *family == Family::V4 { "ipv4" } else { "ipv6" };
+                Some(format!("sysctl -w net/{family}/fib_multipath_hash_policy=1"))
+            }
+            Action::DeleteNft { .. } => Some("nft delete table inet linkwatch".to_owned()),
             Action::IgnoreLinkdown { device, family } => {
                 let family = if *family == Family::V4 { "ipv4" } else { "ipv6" };
                 Some(format!("sysctl -w net/{family}/conf/{device}/ignore_routes_with_linkdown=1"))
@@ -191,7 +240,13 @@ impl Text<'_> {
             NexthopBody::Leaf { hop, .. } => self.hop(hop),
             NexthopBody::Group(group) => {
                 let members: Vec<String> = group.members().iter().map(|m| format!("{},{}", m.id, m.weight)).collect();
-                format!("group {}", members.join("/"))
+                let kind = match group.kind {
+                    GroupKind::Plain => String::new(),
+                    GroupKind::Resilient { buckets, idle, unbalanced } => {
+                        format!(" type resilient buckets {buckets} idle_timer {idle} unbalanced_timer {unbalanced}")
+                    }
+                };
+                format!("group {}{kind}", members.join("/"))
             }
         };
         format!("nexthop {} id {id} {way} proto {PROTOCOL}", verb(op))

@@ -10,6 +10,7 @@ mod bed;
 mod carrier;
 mod control;
 mod disturb;
+mod flows;
 mod input;
 mod lifecycle;
 mod probes;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         carrier::CASES,
         control::CASES,
         disturb::CASES,
+        flows::CASES,
         input::CASES,
         lifecycle::CASES,
         probes::CASES,

@@ -204,11 +204,13 @@ fn policy(engine: &Engine, at: usize, out: &mut dyn Sink) {
     out.text("held_on", held.map_or("", |u| u.name.as_str()));
     for family in Family::BOTH {
         out.array(words::family(family));
-        let way = engine.policy_way(PolicySlot(at as u8), family);
-        if let Some(uplink) = way.and_then(|w| w.told).and_then(|u| config.uplinks.get(usize::from(u.0))) {
+        let slot = PolicySlot(at as u8);
+        let carriers = engine.policy_way(slot, family).map(|w| w.told).unwrap_or_default();
+        for carrier in carriers.iter() {
+            let Some(uplink) = config.uplinks.get(usize::from(carrier.0)) else { continue };
             out.table("");
             out.text("uplink", &uplink.name);
-            out.number("share_permille", 1000);
+            out.number("share_permille", config.share(slot, carriers, carrier).0.into());
             out.end();
         }
         out.end();

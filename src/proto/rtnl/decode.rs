@@ -10,8 +10,8 @@ use super::{family, number as n};
 use crate::engine::Event;
 use crate::engine::event::{AddressInfo, LinkInfo, LinkSource, MainDefault};
 use crate::engine::object::{
-    Group, GroupMember, Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec,
-    Selector, TABLE_MAIN,
+    Group, GroupKind, GroupMember, Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction,
+    RuleSpec, Selector, TABLE_MAIN,
 };
 use crate::types::{Family, FwMark, IfIndex, IfName, PortRange, Prefix};
 
@@ -289,6 +289,7 @@ fn nexthop(body: &Bytes<'_>) -> Result<Option<NexthopSpec>, Malformed> {
     let flags = body.u32(4, "nhmsg")?;
     let mut hop = Hop { gateway: None, ifindex: IfIndex(0), onlink: flags & n::RTNH_F_ONLINK != 0 };
     let (mut id, mut group) = (0, None);
+    let (mut resilient, mut timers) = (false, GroupKind::Plain);
     for attribute in body.attributes(8, "nhmsg")? {
         let (kind, value) = attribute?;
         match (kind, family) {
@@ -296,8 +297,13 @@ fn nexthop(body: &Bytes<'_>) -> Result<Option<NexthopSpec>, Malformed> {
             (n::NHA_OIF, _) => hop.ifindex = IfIndex(value.u32(0, "NHA_OIF")?),
             (n::NHA_GATEWAY, Some(family)) => hop.gateway = Some(ip(family, &value, "NHA_GATEWAY")?),
             (n::NHA_GROUP, _) => group = Some(members(&value)?),
+            (n::NHA_GROUP_TYPE, _) => resilient = value.u16(0, "NHA_GROUP_TYPE")? == n::GROUP_RESILIENT,
+            (n::NHA_RES_GROUP, _) => timers = buckets(value)?,
             _ => {}
         }
+    }
+    if let (Some(group), true) = (&mut group, resilient) {
+        group.kind = timers;
     }
     let body = match (group, family) {
         (Some(group), _) => NexthopBody::Group(group),
@@ -320,6 +326,23 @@ fn members(value: &Bytes<'_>) -> Result<Group, Malformed> {
         }
     }
     Ok(group)
+}
+
+/// The attributes in `NHA_RES_GROUP`.
+fn buckets(value: Bytes<'_>) -> Result<GroupKind, Malformed> {
+    let (mut buckets, mut idle, mut unbalanced) = (0, 0, 0);
+    for attribute in Attributes::of(value) {
+        let (kind, value) = attribute?;
+        match kind {
+            n::NHA_RES_GROUP_BUCKETS => buckets = value.u16(0, "NHA_RES_GROUP_BUCKETS")?,
+            n::NHA_RES_GROUP_IDLE_TIMER => idle = value.u32(0, "NHA_RES_GROUP_IDLE_TIMER")? / n::CLOCK,
+            n::NHA_RES_GROUP_UNBALANCED_TIMER => {
+                unbalanced = value.u32(0, "NHA_RES_GROUP_UNBALANCED_TIMER")? / n::CLOCK;
+            }
+            _ => {}
+        }
+    }
+    Ok(GroupKind::Resilient { buckets, idle, unbalanced })
 }
 
 fn nexthop_id(body: &Bytes<'_>) -> Result<Option<u32>, Malformed> {

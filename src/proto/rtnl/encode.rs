@@ -6,7 +6,7 @@ use super::super::netlink::{F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, Full, Wr
 use super::{af, number as n};
 use crate::engine::action::RouteQuestion;
 use crate::engine::object::{
-    Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec, TABLE_MAIN,
+    GroupKind, Hop, NexthopBody, NexthopSpec, PROTOCOL, RouteSpec, RouteTarget, RuleAction, RuleSpec, TABLE_MAIN,
 };
 use crate::engine::{Action, Dump, Op};
 use crate::types::{Family, IfIndex, IfName, PortRange, Prefix};
@@ -39,9 +39,22 @@ pub fn encode(action: &Action, dump_seq: u32, buf: &mut [u8]) -> Result<usize, F
             put_ip(&mut writer, n::NDA_DST, *gateway);
             writer.finish()
         }
+        Action::AskResilient { token } => {
+            // A bucket that does not exist: a kernel that knows buckets says so, an older one knows no such message.
+            let mut writer = Writer::new(buf, n::GETNEXTHOPBUCKET, F_ACK, token.0);
+            writer.put(&[0; 8]);
+            writer.attribute_u32(n::NHA_ID, u32::MAX);
+            nested(&mut writer, n::NHA_RES_BUCKET, &[(n::NHA_RES_BUCKET_INDEX, &0_u16.to_ne_bytes())]);
+            writer.finish()
+        }
         Action::Dump(dump) => encode_dump(*dump, dump_seq, buf),
         Action::ReopenRequests
         | Action::IgnoreLinkdown { .. }
+        | Action::SpreadFlows { .. }
+        | Action::AskNft { .. }
+        | Action::LoadNft(_)
+        | Action::DeleteNft { .. }
+        | Action::DropFlows { .. }
         | Action::Probe(_)
         | Action::Resolve { .. }
         | Action::Announce(_)
@@ -206,9 +219,28 @@ fn encode_nexthop(op: Op, nexthop: &NexthopSpec, seq: u32, buf: &mut [u8]) -> Re
                 let _ = bytes.extend_from_slice(&[a, b, c, d, low, high, 0, 0]);
             }
             writer.attribute(n::NHA_GROUP, &bytes);
+            if let GroupKind::Resilient { buckets, idle, unbalanced } = group.kind {
+                writer.attribute(n::NHA_GROUP_TYPE, &n::GROUP_RESILIENT.to_ne_bytes());
+                let clock = |seconds: u32| seconds.saturating_mul(n::CLOCK).to_ne_bytes();
+                let attributes: [(u16, &[u8]); 3] = [
+                    (n::NHA_RES_GROUP_BUCKETS, &buckets.to_ne_bytes()),
+                    (n::NHA_RES_GROUP_IDLE_TIMER, &clock(idle)),
+                    (n::NHA_RES_GROUP_UNBALANCED_TIMER, &clock(unbalanced)),
+                ];
+                nested(&mut writer, n::NHA_RES_GROUP, &attributes);
+            }
         }
     }
     writer.finish()
+}
+
+/// An attribute that holds others; at most three, of four bytes each.
+fn nested(writer: &mut Writer<'_>, kind: u16, attributes: &[(u16, &[u8])]) {
+    let mut inner = [0; 48];
+    let mut nest = Writer::nest(&mut inner);
+    attributes.iter().for_each(|(kind, value)| nest.attribute(*kind, value));
+    let len = nest.len();
+    writer.attribute(kind | n::NESTED, inner.get(..len).unwrap_or(&[]));
 }
 
 fn encode_question(question: &RouteQuestion, seq: u32, buf: &mut [u8]) -> Result<usize, Full> {

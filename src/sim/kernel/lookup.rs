@@ -72,6 +72,22 @@ impl FakeKernel {
         }
     }
 
+    /// The devices that a route leads to.
+    pub fn ways(&self, target: &RouteTarget) -> Vec<IfIndex> {
+        let leaf = |id: u32| match self.nexthops.iter().find(|n| n.id == id).map(|n| &n.body) {
+            Some(NexthopBody::Leaf { hop, .. }) => Some(hop.ifindex),
+            _ => None,
+        };
+        match target {
+            RouteTarget::Via(hop) => vec![hop.ifindex],
+            RouteTarget::Nexthop(id) => match self.nexthops.iter().find(|n| n.id == *id).map(|n| &n.body) {
+                Some(NexthopBody::Group(group)) => group.members().iter().filter_map(|m| leaf(m.id)).collect(),
+                _ => leaf(*id).into_iter().collect(),
+            },
+            RouteTarget::Unreachable | RouteTarget::Blackhole => Vec::new(),
+        }
+    }
+
     /// Whether routes out of a link count.
     pub(super) fn usable(&self, ifindex: IfIndex, family: Family) -> bool {
         self.links

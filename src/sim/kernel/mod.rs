@@ -14,10 +14,13 @@
 //! It never tells us of our own changes, and tells of everybody else's, unless told to be deaf, slow or forgetful
 //! ([`Faults`]). Everything it says is left in [`FakeKernel::take_output`]; when that arrives is the world's business.
 
+mod flows;
 mod lookup;
 mod requests;
 
 use std::net::IpAddr;
+
+pub use flows::FakeFlows;
 
 use crate::engine::event::{AddressInfo, Event, Feed, LinkInfo, LinkSource, MainDefault};
 use crate::engine::object::{Group, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleSpec, TABLE_MAIN};
@@ -150,6 +153,10 @@ pub struct FakeKernel {
     pub old_link_watch: bool,
     /// A kernel without nexthop objects (before 5.3).
     pub no_nexthops: bool,
+    /// A kernel without resilient nexthop groups (before 5.13).
+    pub no_resilient: bool,
+    /// nft and connection tracking.
+    pub flows: FakeFlows,
     /// A kernel without IPv6.
     pub no_ipv6: bool,
     /// Foreign objects that a request of ours changed or took away: must stay empty.
@@ -464,7 +471,7 @@ impl FakeKernel {
         self.nexthops.retain(|n| !ids.contains(&n.id));
         for nexthop in &mut self.nexthops {
             if let NexthopBody::Group(group) = &mut nexthop.body {
-                let mut left = Group::default();
+                let mut left = Group::new(group.kind);
                 for member in group.members().iter().filter(|m| !ids.contains(&m.id)) {
                     left.push(*member);
                 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::engine::action::{Action, Dump, Op, Token};
 use crate::engine::event::{AddressInfo, DumpOutcome, Event, LinkSource};
-use crate::engine::object::{Group, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleSpec};
+use crate::engine::object::{Group, GroupKind, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleSpec};
 use crate::types::{Errno, Family, Prefix};
 
 impl FakeKernel {
@@ -40,6 +40,17 @@ impl FakeKernel {
                 let oif = self.lookup(&question);
                 self.say(Channel::Requests, Event::RouteAnswer { token, oif });
             }
+            Action::AskResilient { token } => {
+                let lacks = self.no_nexthops || self.no_resilient;
+                let errno = if lacks { Errno::EOPNOTSUPP } else { Errno::EINVAL };
+                self.say(Channel::Requests, Event::Acked { token, errno });
+            }
+            Action::SpreadFlows { family } => {
+                let device = IfName::NONE;
+                self.say(Channel::Local, Event::SysctlWritten { device, family, errno: Errno::OK });
+            }
+            Action::DeleteNft { token } => self.delete_nft(token),
+            Action::DropFlows { uplink, family, all } => self.drop_flows(uplink, family, all),
             Action::Dump(dump) => self.dump(dump),
             Action::IgnoreLinkdown { device, family } => {
                 let errno = match self.links.iter_mut().find(|l| l.name == device) {
@@ -51,7 +62,9 @@ impl FakeKernel {
                 };
                 self.say(Channel::Local, Event::SysctlWritten { device, family, errno });
             }
-            Action::UseNeighbour { .. }
+            Action::AskNft { .. }
+            | Action::LoadNft(_)
+            | Action::UseNeighbour { .. }
             | Action::Probe(_)
             | Action::Resolve { .. }
             | Action::ReopenRequests
@@ -94,6 +107,11 @@ impl FakeKernel {
             NexthopBody::Leaf { family, hop } => self.check_hop(*family, hop, true)?,
             NexthopBody::Group(group) => self.check_group(group)?,
         }
+        if let NexthopBody::Group(Group { kind: GroupKind::Resilient { .. }, .. }) = nexthop.body
+            && self.no_resilient
+        {
+            return Err(Errno::EINVAL);
+        }
         match place.and_then(|p| self.nexthops.get_mut(p)) {
             Some(old) => {
                 let same_kind = matches!(
@@ -101,7 +119,11 @@ impl FakeKernel {
                     (NexthopBody::Leaf { .. }, NexthopBody::Leaf { .. })
                         | (NexthopBody::Group(_), NexthopBody::Group(_))
                 );
-                if !same_kind {
+                let buckets = |n: &NexthopSpec| match &n.body {
+                    NexthopBody::Group(Group { kind: GroupKind::Resilient { buckets, .. }, .. }) => Some(*buckets),
+                    _ => None,
+                };
+                if !same_kind || buckets(old) != buckets(&nexthop) {
                     return Err(Errno::EINVAL);
                 }
                 *old = nexthop;

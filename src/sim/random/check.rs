@@ -125,10 +125,10 @@ impl Run {
         let policy = config.default_policy.and_then(|p| config.policies.get(usize::from(p.0)));
         let Some(policy) = policy else { return Ok(()) };
         for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || !kernel.no_ipv6) {
-            let members = policy.members.iter().filter_map(|m| config.uplinks.get(usize::from(m.uplink.0)));
-            let best = members.into_iter().find(|u| eligible(kernel, u, family)).map(|u| u.device);
+            let best: Vec<IfName> = carriers(kernel, config, policy, family).iter().map(|(u, _)| u.device).collect();
             let found = self.world.default_via(family);
-            if found != best && (best.is_some() || policy.last_resort != LastResort::Default) {
+            let right = found.map_or(best.is_empty(), |via| best.contains(&via));
+            if !right && (!best.is_empty() || policy.last_resort != LastResort::Default) {
                 return Err(format!("L1: {family} goes via {found:?}, best is {best:?}"));
             }
         }

@@ -35,7 +35,9 @@ pub use show::show_notice;
 use words::Words;
 
 use super::{World, show_time};
-use crate::config::{Config, DampingConfig, LastResort, Member, PolicyConfig, UplinkConfig};
+use crate::config::{
+    Config, DampingConfig, Failback, FlushConfig, LastResort, Member, PolicyConfig, Snat6, Span, UplinkConfig,
+};
 use crate::engine::action::RouteQuestion;
 use crate::engine::event::MainDefault;
 use crate::engine::object::{Hop, RouteSpec, RouteTarget};
@@ -181,6 +183,8 @@ impl Scenario {
                 words.expect("without")?;
                 match words.word("nexthops or IPv6")? {
                     "nexthops" => world.kernel.no_nexthops = true,
+                    "resilient" => world.kernel.no_resilient = true,
+                    "nft" => world.kernel.flows.missing = true,
                     "IPv6" => world.kernel.no_ipv6 = true,
                     other => return Err(format!("no kernel is without '{other}' here")),
                 }
@@ -235,6 +239,18 @@ impl Scenario {
                 world.paths.names.insert(name, words.parse("an address")?);
                 true
             }
+            "flows" => {
+                let uplink = words.uplink(&config)?;
+                let (family, count) = (words.family()?, words.number()?);
+                let counts = &mut world.kernel.flows.counts;
+                counts.retain(|(of, f, _)| (*of, *f) != (uplink, family));
+                counts.push((uplink, family, count));
+                true
+            }
+            "refuse-nft" => {
+                world.kernel.flows.refuse = words.number()?;
+                true
+            }
             "overrun" => {
                 world.kernel.overrun(words.feed()?);
                 true
@@ -277,6 +293,7 @@ impl Scenario {
                         true
                     }
                     "routes" => world.kernel.delete_own_routes(Some(RIVAL), |_| true) > 0,
+                    "nft" => world.kernel.rival_deletes_nft(),
                     other => return Err(format!("'{other}' is neither route, routes nor rules")),
                 },
                 "puts" => {
@@ -324,6 +341,27 @@ impl Scenario {
             } else {
                 Err(format!("{sent} probes since the last look"))
             };
+        }
+        if subject == "nft" {
+            let want = match words.word("in place, gone or runs")? {
+                "runs" => {
+                    let (want, runs) = (words.number::<u32>()?, std::mem::take(&mut world.kernel.flows.runs));
+                    return if want == runs { Ok(()) } else { Err(format!("it ran {runs} times")) };
+                }
+                "gone" => false,
+                _ => words.expect("place").map(|()| true)?,
+            };
+            let there = world.kernel.flows.table.as_deref() == Some(&world.config);
+            return if want == there { Ok(()) } else { Err(format!("in place: {there}")) };
+        }
+        if subject == "flows" {
+            words.expect("of")?;
+            let config = world.config.clone();
+            let (uplink, family) = (words.uplink(&config)?, words.family()?);
+            let want: u32 = words.number()?;
+            let counts = &world.kernel.flows.counts;
+            let found = counts.iter().find(|(of, f, _)| (*of, *f) == (uplink, family)).map_or(0, |c| c.2);
+            return if found == want { Ok(()) } else { Err(format!("there are {found}")) };
         }
         if subject == "as" {
             words.expect("expected")?;
@@ -418,6 +456,9 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
         hold_down: Duration::from_secs(5),
         damping: None,
         probe: Default::default(),
+        flush: FlushConfig::default(),
+        sources: Span::EMPTY,
+        snat6: Snat6::Off,
     };
     while let Some(word) = words.next() {
         match word {
@@ -448,9 +489,22 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
 
 fn parse_policy(words: &mut Words, config: &Config) -> Result<PolicyConfig, String> {
     let name = Name::from_str(words.word("a name")?).map_err(|_| "name too long")?;
-    let mut policy =
-        PolicyConfig { name, members: heapless::Vec::new(), use_degraded: false, last_resort: LastResort::default() };
+    let mut policy = PolicyConfig {
+        name,
+        members: heapless::Vec::new(),
+        use_degraded: false,
+        last_resort: LastResort::default(),
+        failback: Failback::default(),
+    };
     while let Some(word) = words.next() {
+        if word == "failback" {
+            policy.failback = match words.word("graceful, immediate or never")? {
+                "immediate" => Failback::Immediate,
+                "never" => Failback::Never,
+                _ => Failback::Graceful,
+            };
+            continue;
+        }
         if word == "use-degraded" {
             policy.use_degraded = true;
             continue;
@@ -489,5 +543,6 @@ pub fn default_policy(config: &Config) -> PolicyConfig {
         members: members.into_iter().collect(),
         use_degraded: false,
         last_resort: LastResort::default(),
+        failback: Failback::default(),
     }
 }

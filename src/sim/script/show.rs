@@ -1,11 +1,12 @@
 //! Decides how notices read in scenarios: one line each, without measured times.
 
 use crate::config::Config;
+use crate::engine::event::NftFailure;
 use crate::engine::notice::{Notice, Object};
 use crate::engine::uplink::{Reason, State};
 use crate::sim::show_time;
 use crate::time::{Duration, Instant};
-use crate::types::UplinkSlot;
+use crate::types::{UplinkSet, UplinkSlot};
 
 /// A notice in one line, without its measured times.
 pub fn show_notice(notice: &Notice, config: &Config) -> String {
@@ -13,7 +14,13 @@ pub fn show_notice(notice: &Notice, config: &Config) -> String {
         Some(uplink) => uplink.name.to_string(),
         None => format!("uplink#{}", slot.0),
     };
-    let way = |to: Option<UplinkSlot>| to.map_or("nothing".to_owned(), uplink);
+    let way = |policy, set: UplinkSet| {
+        let several = set.iter().nth(1).is_some();
+        let share = |slot| config.share(policy, set, slot).0;
+        let one = |slot| if several { format!("{} {}", uplink(slot), share(slot)) } else { uplink(slot) };
+        let all: Vec<String> = set.iter().map(one).collect();
+        if all.is_empty() { "nothing".to_owned() } else { all.join(" + ") }
+    };
     match notice {
         Notice::Uplink { uplink: slot, family, to, reason, flaps, .. } => {
             let family = family.map_or(String::new(), |f| format!(" {f}"));
@@ -23,7 +30,7 @@ pub fn show_notice(notice: &Notice, config: &Config) -> String {
         Notice::Bounced { uplink: slot, count } => format!("notice {} bounced {count} times unseen", uplink(*slot)),
         Notice::Switched { policy, family, from, to, .. } => {
             let name = config.policies.get(usize::from(policy.0)).map_or("?", |p| p.name.as_str());
-            format!("switch {name} {family} {} -> {}", way(*from), way(*to))
+            format!("switch {name} {family} {} -> {}", way(*policy, *from), way(*policy, *to))
         }
         Notice::Refused { object, errno, retry } => {
             format!("notice {} refused: {errno}, again in {}", show_object(object), show_duration(*retry))
@@ -40,6 +47,14 @@ pub fn show_notice(notice: &Notice, config: &Config) -> String {
             let target = target.map_or("?".to_owned(), |t| t.host.to_string());
             format!("notice target {target} {}", if *sick { "is sick" } else { "is well" })
         }
+        Notice::FlowsDropped { uplink: slot, family, count } => {
+            format!("notice {count} {family} flows of {} forgotten", uplink(*slot))
+        }
+        Notice::FlowsStuck { uplink: slot, errno } => format!("notice flows of {} stuck: {errno}", uplink(*slot)),
+        Notice::NoNft { why: NftFailure::Missing } => "notice no nft: missing".into(),
+        Notice::NoNft { why: NftFailure::Refused } => "notice no nft: refused".into(),
+        Notice::NftBack => "notice nft is back".into(),
+        Notice::NoResilient => "notice no resilient groups".into(),
         Notice::NoNexthops => "notice no nexthop objects".into(),
         Notice::NoFamily(family) => format!("notice no {family}"),
     }

@@ -24,8 +24,11 @@ impl Daemon {
             }
             let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
             timer.set_at(self.clock.deadline(next));
-            std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
+            let ready = std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
             self.read_all()?;
+            if ready.nft {
+                self.read_nft()?;
+            }
             self.engine.handle_timeout(self.clock.now());
         }
     }
@@ -44,8 +47,13 @@ impl Daemon {
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         if let Some(change) = text.change(&action) {
-            let already = matches!(action, Action::IgnoreLinkdown { device, family }
-                if sysctl::read(&device, family).unwrap_or(false));
+            let already = match action {
+                Action::IgnoreLinkdown { device, family } => sysctl::read(&device, family).unwrap_or(false),
+                Action::SpreadFlows { family } => sysctl::read_spread(family).is_ok_and(|policy| policy != 0),
+                // Whether there is one cannot be asked without its stamp; deleting it is harmless.
+                Action::DeleteNft { .. } => true,
+                _ => false,
+            };
             if !already {
                 self.changes.push(change);
             }
@@ -56,6 +64,21 @@ impl Daemon {
             }
             Action::IgnoreLinkdown { device, family } => {
                 self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
+            }
+            Action::SpreadFlows { family } => {
+                let (device, errno) = (IfName::NONE, Errno::OK);
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
+            }
+            Action::AskResilient { .. } => return self.send(&action, now),
+            Action::AskNft { token } => self.ask_nft(token, now),
+            Action::DeleteNft { token } => self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now),
+            Action::LoadNft(load) => {
+                let table = nft::table(self.engine.config());
+                let text = if load == Load::Anew { table.anew() } else { table.whole() };
+                self.changes.push("nft -f - <<'END'".to_owned());
+                self.changes.extend(text.lines().map(str::to_owned));
+                self.changes.push("END".to_owned());
+                self.engine.nft_pretended();
             }
             Action::Dump(Dump::Links | Dump::Addresses | Dump::MainDefaults(_)) | Action::AskLink { .. } => {
                 return self.send(&action, now);

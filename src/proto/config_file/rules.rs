@@ -1,0 +1,356 @@
+//! Sections `rule` and `ipset`: which traffic takes which policy, and the sets that rules name.
+//!
+//! Lists are kept in the configuration's shared tables; what stands twice in a list is kept once.
+
+use std::net::IpAddr;
+
+use super::{Reader, Section, Value};
+use crate::config::{RuleConfig, RuleTarget, SetConfig, Span};
+use crate::engine::marks;
+use crate::limits;
+use crate::time::Duration;
+use crate::types::{Family, IfName, Mac, Name, PolicySlot, PortRange, Prefix, SetName};
+
+/// Names of IP protocols (`/etc/protocols`, the IANA registry); `None` is any.
+const PROTOCOLS: [(&str, Option<u8>); 35] = [
+    ("all", None),
+    ("any", None),
+    ("icmp", Some(1)),
+    ("igmp", Some(2)),
+    ("ipencap", Some(4)),
+    ("ipip", Some(4)),
+    ("st", Some(5)),
+    ("tcp", Some(6)),
+    ("egp", Some(8)),
+    ("igp", Some(9)),
+    ("pup", Some(12)),
+    ("udp", Some(17)),
+    ("hmp", Some(20)),
+    ("rdp", Some(27)),
+    ("dccp", Some(33)),
+    ("ipv6", Some(41)),
+    ("idrp", Some(45)),
+    ("rsvp", Some(46)),
+    ("gre", Some(47)),
+    ("esp", Some(50)),
+    ("ah", Some(51)),
+    ("skip", Some(57)),
+    ("icmpv6", Some(58)),
+    ("ipv6-icmp", Some(58)),
+    ("eigrp", Some(88)),
+    ("ospf", Some(89)),
+    ("etherip", Some(97)),
+    ("encap", Some(98)),
+    ("pim", Some(103)),
+    ("vrrp", Some(112)),
+    ("l2tp", Some(115)),
+    ("isis", Some(124)),
+    ("sctp", Some(132)),
+    ("udplite", Some(136)),
+    ("mpls-in-ip", Some(137)),
+];
+
+/// Words of nft's grammar that a set can therefore not be called.
+const RESERVED: [&str; 28] = [
+    "add", "all", "any", "chain", "ct", "counter", "daddr", "delete", "dport", "drop", "elements", "flags", "flush",
+    "ip", "ip6", "limit", "log", "map", "mark", "meta", "return", "rule", "saddr", "set", "sport", "table", "tcp",
+    "udp",
+];
+
+impl Reader {
+    pub(super) fn ipset(&mut self, section: &Section) {
+        let named = section.options.iter().find(|v| v.key == "name").map_or(section.name.as_str(), |v| &v.value);
+        let named = named.to_owned();
+        let mut families = [true, false];
+        let mut entries = Vec::new();
+        for value in &section.options {
+            match value.key.as_str() {
+                "name" => {}
+                "enabled" => {
+                    if self.flag(section, value) == Some(false) {
+                        return;
+                    }
+                }
+                "family" => {
+                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
+                    families = word
+                        .and_then(|w| [[true, false], [false, true], [true, true]].get(w).copied())
+                        .unwrap_or(families);
+                }
+                "entry" => {
+                    for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
+                        entries.extend(self.prefix_of(section, value, word));
+                    }
+                }
+                // What a member of the set is: here it is always an address or a network.
+                "match" | "storage" | "comment" => {}
+                _ => self.unknown(section, value),
+            }
+        }
+        if entries.iter().any(|p| !families.get(Family::of(p.addr).index()).is_some_and(|f| *f)) {
+            self.error(section, None, "an entry is of another family than the set");
+        }
+        let Some(at) = self.set(section, None, &named, families) else { return };
+        let entries = self.keep_prefixes(section, entries);
+        if let Some(set) = self.config.sets.get_mut(usize::from(at)) {
+            set.entries = entries;
+        }
+    }
+
+    /// The place of a set with this name, which is made if there is none.
+    fn set(&mut self, section: &Section, value: Option<&Value>, name: &str, families: [bool; 2]) -> Option<u8> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        // Ours have two dots in their names.
+        let ours = name.contains("..") || name == "stamp" || name == "strays";
+        let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
+        let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
+        else {
+            let shown = name.escape_debug().to_string();
+            self.error(
+                section,
+                value,
+                format!("'{shown}' cannot be the name of a set: want at most 30 letters, digits, -, _"),
+            );
+            return None;
+        };
+        if let Some(at) = self.config.sets.iter().position(|s| s.name == named) {
+            if let Some(set) = self.config.sets.get_mut(at) {
+                for (has, wants) in set.families.iter_mut().zip(families) {
+                    *has |= wants;
+                }
+            }
+            return u8::try_from(at).ok();
+        }
+        let at = self.config.sets.len();
+        if self.config.sets.push(SetConfig { name: named, families, entries: Span::EMPTY }).is_err() {
+            self.error(section, value, format!("too many sets: this board's build holds {}", limits::SETS));
+            return None;
+        }
+        u8::try_from(at).ok()
+    }
+
+    pub(super) fn rule(&mut self, section: &Section) {
+        let Ok(name) = Name::try_from(section.name.as_str()) else { return };
+        let mut rule = RuleConfig { name, ..RuleConfig::new(RuleTarget::Default) };
+        let mut policy = None;
+        let (mut sticky, mut timeout) = (false, Duration::from_secs(600));
+        let [mut src, mut dst] = [Vec::new(), Vec::new()];
+        let [mut sport, mut dport] = [Vec::new(), Vec::new()];
+        let [mut src_set, mut dst_set] = [None, None];
+        for value in &section.options {
+            match value.key.as_str() {
+                "family" => {
+                    let families = [[true, false], [false, true], [true, true]];
+                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
+                    rule.families = word.and_then(|w| families.get(w).copied()).unwrap_or(rule.families);
+                }
+                "proto" => rule.proto = self.proto(section, value),
+                "src_ip" => self.prefix_list(section, value, &mut src),
+                "dest_ip" => self.prefix_list(section, value, &mut dst),
+                "src_port" => self.port_list(section, value, &mut sport),
+                "dest_port" => self.port_list(section, value, &mut dport),
+                "src_iface" => {
+                    let of_section =
+                        self.config.uplinks.iter().find(|u| u.name.as_str() == value.value).map(|u| u.device);
+                    match of_section.or_else(|| IfName::new(value.value.as_bytes())) {
+                        Some(device) => rule.iif = device,
+                        None => self.error(section, Some(value), "no device name: 1 to 15 bytes"),
+                    }
+                }
+                "src_mac" => rule.mac = self.mac(section, value),
+                "use_policy" => policy = Some(value),
+                "ipset" => dst_set = Some(value),
+                "ipset_src" => src_set = Some(value),
+                "sticky" => sticky = self.flag(section, value).unwrap_or(false),
+                "timeout" => {
+                    let seconds = self.number(section, value, 1, 1_000_000).unwrap_or(600);
+                    timeout = Duration::from_secs(seconds.into());
+                }
+                "logging" => rule.log = self.flag(section, value).unwrap_or(false),
+                _ => self.unknown(section, value),
+            }
+        }
+        let has_ports = matches!(rule.proto, Some(6 | 17 | 33 | 132 | 136));
+        if !has_ports && (!sport.is_empty() || !dport.is_empty()) {
+            self.warn(section, None, "ports without proto tcp or udp are left out");
+            (sport, dport) = (Vec::new(), Vec::new());
+        }
+        if rule.proto == Some(58) {
+            // ICMP of IPv4 is another protocol, called by its own name.
+            rule.families = [false, rule.families[1]];
+        }
+        self.narrow(section, &mut rule, &src);
+        self.narrow(section, &mut rule, &dst);
+        for (value, place) in [(src_set, true), (dst_set, false)] {
+            let at = value.and_then(|v| self.set(section, Some(v), &v.value, rule.families));
+            if place { rule.src_set = at } else { rule.dst_set = at }
+        }
+        rule.sticky = sticky.then_some(timeout);
+        rule.src = self.keep_prefixes(section, src);
+        rule.dst = self.keep_prefixes(section, dst);
+        rule.sport = self.keep_ports(section, sport);
+        rule.dport = self.keep_ports(section, dport);
+        match policy.map(|v| (v, v.value.as_str())) {
+            None => self.error(section, None, "use_policy is missing"),
+            Some((_, "default")) => rule.target = RuleTarget::Default,
+            Some((_, "unreachable")) => rule.target = RuleTarget::Unreachable,
+            Some((_, "blackhole")) => rule.target = RuleTarget::Blackhole,
+            Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
+                Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
+                None => {
+                    let shown = name.escape_debug().to_string();
+                    self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
+                }
+            },
+        }
+        if self.config.rules.push(rule).is_err() {
+            self.error(section, None, format!("too many rules: this board's build holds {}", limits::POLICY_RULES));
+        }
+    }
+
+    /// A rule with addresses is about their families only.
+    fn narrow(&mut self, section: &Section, rule: &mut RuleConfig, prefixes: &[Prefix]) {
+        if prefixes.is_empty() {
+            return;
+        }
+        for (family, serves) in Family::BOTH.into_iter().zip(&mut rule.families) {
+            *serves &= prefixes.iter().any(|p| Family::of(p.addr) == family);
+        }
+        if rule.families == [false, false] {
+            self.error(section, None, "the addresses are of another family than the rule");
+        }
+    }
+
+    fn proto(&mut self, section: &Section, value: &Value) -> Option<u8> {
+        let known = PROTOCOLS.iter().find(|(name, _)| *name == value.value).map(|(_, number)| *number);
+        // 0 is any, as with iptables.
+        let number = || value.value.parse::<u8>().ok().map(|n| (n != 0).then_some(n));
+        known.or_else(number).unwrap_or_else(|| {
+            let shown = value.value.escape_debug().to_string();
+            let message = format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …");
+            self.error(section, Some(value), message);
+            None
+        })
+    }
+
+    pub(super) fn prefix_of(&mut self, section: &Section, value: &Value, word: &str) -> Option<Prefix> {
+        let (addr, len) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
+        let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
+            let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
+            Prefix::new(addr, len)
+        });
+        if parsed.is_none() {
+            let shown = word.escape_debug().to_string();
+            self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
+        }
+        parsed
+    }
+
+    pub(super) fn prefix_list(&mut self, section: &Section, value: &Value, list: &mut Vec<Prefix>) {
+        for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
+            list.extend(self.prefix_of(section, value, word));
+        }
+    }
+
+    fn port_list(&mut self, section: &Section, value: &Value, list: &mut Vec<PortRange>) {
+        for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
+            let (first, last) = word.split_once([':', '-']).unwrap_or((word, word));
+            let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| PortRange { first, last });
+            match range.filter(|r| r.first <= r.last && r.first > 0) {
+                Some(range) => list.push(range),
+                None => {
+                    let shown = word.escape_debug().to_string();
+                    let message = format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST");
+                    self.error(section, Some(value), message);
+                }
+            }
+        }
+    }
+
+    fn mac(&mut self, section: &Section, value: &Value) -> Option<Mac> {
+        let mut bytes = [0; 6];
+        let mut parts = value.value.split([':', '-']);
+        let mut whole = true;
+        for byte in &mut bytes {
+            match parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok()) {
+                Some(part) => *byte = part,
+                None => whole = false,
+            }
+        }
+        if !whole || parts.next().is_some() {
+            let shown = value.value.escape_debug().to_string();
+            self.error(section, Some(value), format!("'{shown}' is no hardware address like 02:00:5e:00:53:01"));
+            return None;
+        }
+        Some(Mac(bytes))
+    }
+
+    /// Prefixes overlap only by lying inside each other: the inner ones are said already.
+    pub(super) fn keep_prefixes(&mut self, section: &Section, list: Vec<Prefix>) -> Span {
+        let mut kept: Vec<Prefix> = Vec::new();
+        for (at, prefix) in list.iter().enumerate() {
+            let wider = list.iter().enumerate().find(|(other, wider)| {
+                *other != at
+                    && wider.contains(prefix.addr)
+                    && (wider.len < prefix.len || (*wider == prefix && *other < at))
+            });
+            match wider {
+                Some((_, wider)) => self.warn(section, None, format!("{prefix} lies in {wider} and is left out")),
+                None => kept.push(*prefix),
+            }
+        }
+        let first = self.config.prefixes.len();
+        if self.config.prefixes.extend_from_slice(&kept).is_err() {
+            let message = format!("too many addresses: this board's build holds {} in all lists", limits::PREFIXES);
+            self.error(section, None, message);
+            return Span::EMPTY;
+        }
+        span(first, kept.len())
+    }
+
+    /// Ranges that touch or overlap become one.
+    fn keep_ports(&mut self, section: &Section, mut list: Vec<PortRange>) -> Span {
+        list.sort_by_key(|r| (r.first, r.last));
+        let mut kept: Vec<PortRange> = Vec::new();
+        for range in list {
+            match kept.last_mut().filter(|last| range.first <= last.last.saturating_add(1)) {
+                Some(last) => last.last = last.last.max(range.last),
+                None => kept.push(range),
+            }
+        }
+        let first = self.config.ports.len();
+        if self.config.ports.extend_from_slice(&kept).is_err() {
+            let message = format!("too many ports: this board's build holds {} in all lists", limits::PORTS);
+            self.error(section, None, message);
+            return Span::EMPTY;
+        }
+        span(first, kept.len())
+    }
+
+    /// Uplinks count from the bottom of the mask, policies and sticky rules from its top: they must not meet.
+    pub(super) fn check_marks(&mut self, globals: &Section) {
+        let mut count = 0;
+        marks::each(&self.config, |_, _| count += 1);
+        if count > limits::MARKS {
+            let message = format!(
+                "too many marks for policies and sticky rules: {count}, this board's build holds {}",
+                limits::MARKS
+            );
+            self.error(globals, None, message);
+        }
+        let highest = self.config.uplinks.iter().map(|u| u32::from(u.id.0)).max().unwrap_or(0);
+        if let Some(lowest) = marks::lowest(&self.config).filter(|lowest| *lowest <= highest) {
+            let mask = self.config.globals.mark_mask;
+            let message = format!(
+                "mmx_mask {mask:#x} is too small: interfaces take marks up to {highest}, policies and sticky rules down to {lowest}"
+            );
+            self.error(globals, None, message);
+        }
+    }
+}
+
+fn span(first: usize, len: usize) -> Span {
+    // Cannot fail: the tables have at most 65535 entries.
+    Span { first: u16::try_from(first).unwrap_or(u16::MAX), len: u16::try_from(len).unwrap_or(0) }
+}

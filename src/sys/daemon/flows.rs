@@ -1,0 +1,82 @@
+//! What the daemon does for flows: its nft table, connections to be forgotten, how shared traffic is spread.
+
+use super::*;
+
+impl Daemon {
+    /// Reads of nft, after everything that could be a reason for a switch. What nft did for us was announced before it
+    /// ended.
+    pub(super) fn read_nft(&mut self) -> io::Result<()> {
+        let lost = self.netfilter.read(&mut self.buf);
+        let now = self.clock.now();
+        match lost {
+            Some(true) => self.engine.handle_event(Event::NftLost, now),
+            // Not known: the stamp tells.
+            Some(false) if !self.has_table() => self.engine.handle_event(Event::NftLost, now),
+            _ => {}
+        }
+        if let Some(result) = self.nft.read() {
+            // What it took away in the course of it waits here at the latest.
+            let _ = self.netfilter.read(&mut self.buf);
+            self.engine.handle_event(Event::NftLoaded(result), now);
+        }
+        self.drain()
+    }
+
+    fn has_table(&mut self) -> bool {
+        let stamp = nft::table(self.engine.config()).stamp();
+        self.netfilter.ask(stamp) == Errno::OK
+    }
+
+    pub(super) fn ask_nft(&mut self, token: Token, now: Instant) {
+        let table = nft::table(self.engine.config());
+        let errno = self.netfilter.ask(table.stamp());
+        if errno == Errno::OK {
+            self.nft.found(table);
+        }
+        self.engine.handle_event(Event::Acked { token, errno }, now);
+    }
+
+    pub(super) fn load_nft(&mut self, load: Load, now: Instant) {
+        let table = nft::table(self.engine.config());
+        if let Err(failure) = self.nft.start(table, load) {
+            self.engine.handle_event(Event::NftLoaded(Err(failure)), now);
+        }
+    }
+
+    pub(super) fn drop_flows(&mut self, uplink: UplinkSlot, family: Family, all: bool) {
+        let config = self.engine.config();
+        let id = config.uplinks.get(usize::from(uplink.0)).map_or(0, |u| u.id.0);
+        let mark = FwMark::spread(u32::from(id), config.globals.mark_mask);
+        let (count, errno) = self.netfilter.forget(family, (!all).then_some(mark));
+        // Many connections take their time.
+        let now = self.clock.now();
+        self.engine.handle_event(Event::FlowsDropped { uplink, family, count, errno }, now);
+    }
+
+    /// Sets the sysctl; its old value is in the state file before.
+    pub(super) fn spread_flows(&mut self, family: Family, now: Instant) -> Errno {
+        let result = sysctl::read_spread(family).and_then(|old| {
+            let place = self.stored.spread.get_mut(family.index());
+            if let Some(place) = place.filter(|p| p.is_none()) {
+                *place = Some(old);
+                self.save(now);
+            }
+            if old == 0 { sysctl::write_spread(family, 1) } else { Ok(()) }
+        });
+        match result {
+            Ok(()) => Errno::OK,
+            Err(error) => crate::proto::rtnl::errno(error.raw_os_error().unwrap_or(i32::MAX)),
+        }
+    }
+
+    /// Puts the sysctls back to what they were before us.
+    pub(super) fn unspread_flows(&mut self) {
+        for (family, old) in Family::BOTH.into_iter().zip(self.stored.spread) {
+            if let Some(old) = old.filter(|old| sysctl::read_spread(family).is_ok_and(|now| now != *old))
+                && let Err(error) = sysctl::write_spread(family, old)
+            {
+                log::warn!("{family} fib_multipath_hash_policy: {error}");
+            }
+        }
+    }
+}

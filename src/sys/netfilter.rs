@@ -1,0 +1,118 @@
+//! The socket to netfilter: questions and changes that the kernel answers before `send` returns, and what it announces.
+
+use std::io;
+use std::task::Context;
+
+use super::netlink::{Received, Socket};
+use super::wait::Async;
+use crate::proto::netlink::{self, messages};
+use crate::proto::{ctnetlink, nfnetlink, rtnl};
+use crate::types::{Errno, Family, FwMark};
+
+/// For how long segments of TCP that belong to no connection are rejected after connections were forgotten.
+const STRAYS_MS: u64 = 10_000;
+/// Bytes of an answer; an error repeats the request.
+const ANSWER: usize = 1024;
+
+/// The sockets; each may be missing in a kernel without that part.
+pub struct Netfilter {
+    requests: Option<Socket>,
+    watch: Option<Async<Socket>>,
+    seq: u32,
+}
+
+impl Netfilter {
+    /// Opens what the kernel has.
+    pub fn open() -> Self {
+        let told = |what: &str, error: io::Error| log::debug!("netfilter, {what}: {error}");
+        let requests = Socket::open_netfilter(&[]).map_err(|e| told("requests", e)).ok();
+        let watch = Socket::open_netfilter(&[nfnetlink::GROUP_NFTABLES]).and_then(|socket| {
+            socket.filter(&nfnetlink::filter())?;
+            Async::new_nonblocking(socket)
+        });
+        Self { requests, watch: watch.map_err(|e| told("announcements", e)).ok(), seq: 0 }
+    }
+
+    /// Sends a request and reads all answers; the first error, and the number in an answer if there is one.
+    fn exchange(&mut self, encode: impl FnOnce(u32, &mut [u8]) -> usize) -> (Errno, Option<u32>) {
+        self.seq = self.seq.wrapping_add(1).max(1);
+        let Some(socket) = &self.requests else { return (Errno::EPROTONOSUPPORT, None) };
+        let mut request = [0; nfnetlink::REQUEST];
+        let len = encode(self.seq, &mut request);
+        if let Err(error) = socket.send(request.get(..len).unwrap_or(&[])) {
+            return (rtnl::errno(error.raw_os_error().unwrap_or(i32::MAX)), None);
+        }
+        let (mut errno, mut number) = (Errno::OK, None);
+        let mut answer = [0; ANSWER];
+        while let Ok(received) = socket.receive(&mut answer) {
+            let len = match received {
+                Received::Datagram(len) => len,
+                Received::Empty => break,
+                Received::Overrun | Received::Foreign => continue,
+            };
+            for message in messages(answer.get(..len).unwrap_or(&[])).map_while(Result::ok) {
+                if message.seq != self.seq {
+                    continue;
+                }
+                number = ctnetlink::decode_count(&message).or(number);
+                if message.kind == netlink::ERROR && errno == Errno::OK {
+                    errno = errno_of(message.body.u32(0, "nlmsgerr").unwrap_or(0));
+                }
+            }
+        }
+        (errno, number)
+    }
+
+    /// Whether our table is there with this stamp.
+    pub fn ask(&mut self, stamp: u32) -> Errno {
+        self.exchange(|seq, buf| nfnetlink::encode_ask(stamp, seq, buf).unwrap_or(0)).0
+    }
+
+    /// Deletes our table.
+    pub fn delete_table(&mut self) -> Errno {
+        self.exchange(|seq, buf| nfnetlink::encode_delete(seq, buf).unwrap_or(0)).0
+    }
+
+    /// Forgets connections with a mark, or all of a family; how many it were, by the number of all of them.
+    pub fn forget(&mut self, family: Family, mark: Option<FwMark>) -> (u32, Errno) {
+        let count = |this: &mut Self| this.exchange(|seq, buf| ctnetlink::encode_count(seq, buf).unwrap_or(0)).1;
+        let strays = self.exchange(|seq, buf| nfnetlink::encode_strays(STRAYS_MS, seq, buf).unwrap_or(0)).0;
+        if strays != Errno::OK {
+            log::debug!("strays are not rejected: {strays}");
+        }
+        let before = count(self);
+        let (errno, _) = self.exchange(|seq, buf| ctnetlink::encode_delete(family, mark, seq, buf).unwrap_or(0));
+        let after = count(self);
+        (before.zip(after).map_or(0, |(before, after)| before.saturating_sub(after)), errno)
+    }
+
+    /// Whether announcements wait.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.poll_readable(cx).is_ready())
+    }
+
+    /// Reads the announcements: whether something was taken out of our table (`Some(true)`), or whether that is not known
+    /// because some were lost (`Some(false)`).
+    pub fn read(&mut self, buf: &mut [u8]) -> Option<bool> {
+        let watch = self.watch.as_ref()?;
+        let mut result = None;
+        while let Ok(received) = watch.get_ref().receive(buf) {
+            match received {
+                Received::Empty => break,
+                Received::Foreign => {}
+                Received::Overrun => result = result.or(Some(false)),
+                Received::Datagram(len) => match nfnetlink::takes_away(buf.get(..len).unwrap_or(&[])) {
+                    Ok(true) => result = Some(true),
+                    Ok(false) => {}
+                    Err(_) => result = result.or(Some(false)),
+                },
+            }
+        }
+        result
+    }
+}
+
+/// `nlmsgerr` holds the negated number.
+fn errno_of(raw: u32) -> Errno {
+    rtnl::errno(i32::from_ne_bytes(raw.to_ne_bytes()).saturating_neg())
+}

@@ -1,0 +1,142 @@
+//! Runs `nft -f -`: the only process that the daemon starts, when the configuration changes, never for a switch.
+//!
+//! Its input is a file in memory, its output a pipe that ends when it does: nothing here waits for it.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Seek, Write};
+use std::os::fd::FromRawFd;
+use std::process::{Child, Command};
+use std::task::Context;
+
+use super::wait::Async;
+use crate::engine::action::Load;
+use crate::engine::event::NftFailure;
+use crate::proto::nft::Table;
+
+/// What is kept of its complaints.
+const SAID: usize = 2048;
+
+/// nft, and what it has written for us.
+#[derive(Default)]
+pub struct Nft {
+    running: Option<Running>,
+    /// The table as nft wrote it last.
+    written: Option<Table>,
+}
+
+struct Running {
+    child: Child,
+    output: Async<PipeReader>,
+    said: Vec<u8>,
+    table: Table,
+}
+
+impl Nft {
+    /// Starts nft with the transaction that leads to `table`. One that still runs is ended first.
+    ///
+    /// # Errors
+    /// There is no nft, or it could not be started.
+    pub fn start(&mut self, table: Table, load: Load) -> Result<(), NftFailure> {
+        self.stop();
+        let text = match (load, &self.written) {
+            (Load::Change, Some(old)) => table.change_from(old),
+            (Load::Change | Load::Whole, _) => table.whole(),
+            (Load::Anew, _) => table.anew(),
+        };
+        self.written = None;
+        log::debug!("nft -f - with {} bytes", text.len());
+        match run(&text) {
+            Ok((child, output)) => {
+                self.running = Some(Running { child, output, said: Vec::new(), table });
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NftFailure::Missing),
+            Err(error) => {
+                log::warn!("nft could not be started: {error}");
+                Err(NftFailure::Refused)
+            }
+        }
+    }
+
+    /// The table is as `table` has it, though we did not write it in this life.
+    pub fn found(&mut self, table: Table) {
+        self.written = Some(table);
+    }
+
+    /// Whether nft has something to say, or has ended.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> bool {
+        self.running.as_ref().is_some_and(|r| r.output.poll_readable(cx).is_ready())
+    }
+
+    /// Reads what nft says; its result once it has ended.
+    pub fn read(&mut self) -> Option<Result<(), NftFailure>> {
+        let running = self.running.as_mut()?;
+        let mut part = [0; 512];
+        loop {
+            match running.output.get_ref().read(&mut part) {
+                Ok(0) => break,
+                Ok(len) => {
+                    let room = SAID.saturating_sub(running.said.len()).min(len);
+                    running.said.extend_from_slice(part.get(..room).unwrap_or(&[]));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => break,
+            }
+        }
+        let mut running = self.running.take()?;
+        // Its output ended, so it is ending.
+        match running.child.wait() {
+            Ok(status) if status.success() => {
+                self.written = Some(running.table);
+                Some(Ok(()))
+            }
+            Ok(status) => {
+                let said = String::from_utf8_lossy(&running.said);
+                let first: Vec<&str> = said.lines().take(3).collect();
+                log::warn!("nft: {status}: {}", first.join(" | "));
+                Some(Err(NftFailure::Refused))
+            }
+            Err(error) => {
+                log::warn!("nft: {error}");
+                Some(Err(NftFailure::Refused))
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut old) = self.running.take() {
+            let _ = old.child.kill();
+            let _ = old.child.wait();
+        }
+    }
+}
+
+impl Drop for Nft {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(text: &str) -> io::Result<(Child, Async<PipeReader>)> {
+    let mut input = memory_file()?;
+    input.write_all(text.as_bytes())?;
+    input.rewind()?;
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(input).stdout(writer.try_clone()?).stderr(writer);
+    let child = command.spawn()?;
+    // The command holds the last writing end of ours: the pipe ends with nft.
+    drop(command);
+    Ok((child, Async::new(reader)?))
+}
+
+fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a C string; the call returns a new descriptor or -1.
+    let fd = unsafe { libc::memfd_create(c"nft".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
