@@ -223,6 +223,30 @@ fn every_dependency_has_its_reason_beside_it() {
     }
 }
 
+/// What a reader of options compares with: the words of lines like `"gateway" | "metric" => …`.
+fn option_words() -> Vec<String> {
+    let readers = sources("src/proto").into_iter().filter(|(path, _)| path.to_string_lossy().contains("config_file"));
+    let mut words = Vec::new();
+    for (_, text) in readers {
+        for line in text.lines().map(str::trim).filter(|l| l.starts_with('"') && l.contains("=>")) {
+            let arms = line.split("=>").next().unwrap_or("");
+            words.extend(arms.split('"').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    let flags = ["1", "0", "on", "off", "true", "false", "yes", "no", "enabled", "disabled", "ms", "s", "m", ""];
+    words.retain(|w| !flags.contains(&w.as_str()));
+    words
+}
+
+#[test]
+fn the_readme_names_every_option() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let words = option_words();
+    assert!(words.len() > 30, "found only {words:?}");
+    let missing: Vec<&String> = words.iter().filter(|w| !readme.contains(&format!("`{w}`"))).collect();
+    assert!(missing.is_empty(), "README.md does not name: {missing:?}");
+}
+
 #[test]
 fn the_top_level_is_the_one_that_was_agreed() {
     let allowed = [

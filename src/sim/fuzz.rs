@@ -208,6 +208,11 @@ pub fn engine(bytes: &[u8]) {
     }
 }
 
+/// Whether the bytes are a saved state of today's layout.
+pub fn is_snapshot(bytes: &[u8]) -> bool {
+    postcard::from_bytes::<Snapshot>(bytes).is_ok()
+}
+
 /// A saved state: postcard as the state file holds it, without the version byte.
 pub fn snapshot(bytes: &[u8]) {
     let Ok(saved) = postcard::from_bytes::<Snapshot>(bytes) else { return };
