@@ -137,6 +137,11 @@ fn most_configurations_of_the_corpus_are_accepted() {
 }
 
 #[test]
+fn no_answer_breaks_the_codecs_of_probes() {
+    run("probe", linkwatch::sim::fuzz_probe::any, 100_000);
+}
+
+#[test]
 fn every_corpus_has_its_target() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     for entry in std::fs::read_dir(fuzz.join("corpus")).expect("a readable folder") {

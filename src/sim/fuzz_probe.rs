@@ -21,6 +21,15 @@ pub type Body = fn(&[u8]);
 /// All of them.
 pub const BODIES: [(&str, Body); 5] = [("echo", echo), ("arp", arp), ("ndp", ndp), ("dns", dns), ("http", http)];
 
+/// The first byte chooses the body, the rest is its input: one target for libFuzzer.
+pub fn any(bytes: &[u8]) {
+    if let Some((which, input)) = bytes.split_first()
+        && let Some((_, body)) = BODIES.get(usize::from(*which) % BODIES.len())
+    {
+        body(input);
+    }
+}
+
 /// ICMP and ICMPv6 as raw sockets give them.
 pub fn echo(bytes: &[u8]) {
     for (heard, message) in [
