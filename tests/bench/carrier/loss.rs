@@ -18,12 +18,14 @@ enum Who {
     Kernel,
     Daemon,
     DeadDaemon,
+    /// The daemon with plain routes instead of nexthop objects, as on an old kernel.
+    Plain,
 }
 
-/// All six, each with so many unpluggings.
+/// All of them, each with so many unpluggings.
 pub fn measure(rounds: usize) {
     for family in [0, 1] {
-        for who in [Who::Kernel, Who::Daemon, Who::DeadDaemon] {
+        for who in [Who::Kernel, Who::Daemon, Who::DeadDaemon, Who::Plain] {
             one(who, family, rounds);
         }
     }
@@ -31,7 +33,11 @@ pub fn measure(rounds: usize) {
 
 fn one(who: Who, family: usize, rounds: usize) {
     let show = std::env::var_os("GAPS").is_some();
-    let stand = Stand::new("loss", Port::Virtual, &two_wans("1200ms"), if show { &["-vv"] } else { &[] });
+    let mut config = two_wans("1200ms");
+    if who == Who::Plain {
+        config += "config globals 'globals'\n\toption nexthops 'off'\n";
+    }
+    let stand = Stand::new("loss", Port::Virtual, &config, if show { &["-vv"] } else { &[] });
     let lab = &stand.lab;
     let mut daemon = None;
     if who == Who::Kernel {
@@ -71,6 +77,7 @@ fn one(who: Who, family: usize, rounds: usize) {
         Who::Kernel => "kernel alone, two metrics",
         Who::Daemon => "linkwatch",
         Who::DeadDaemon => "linkwatch, killed by SIGKILL before",
+        Who::Plain => "linkwatch with plain routes",
     };
     let met = down.median() <= GOAL.0 && down.worst() <= GOAL.1 && back.worst() <= GOAL.2;
     let dropped = match outcome.overflowed {
@@ -87,7 +94,7 @@ fn one(who: Who, family: usize, rounds: usize) {
             back.worst()
         ),
         "median ≤ 5, worst ≤ 20; on return ≤ 1",
-        (who != Who::Kernel).then_some(met),
+        matches!(who, Who::Daemon | Who::DeadDaemon).then_some(met),
     );
     if show {
         let at = |t: &Instant| format!("{:.3}", t.duration_since(outcome.sent[0]).as_secs_f64());
