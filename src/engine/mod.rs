@@ -289,6 +289,10 @@ impl Engine {
             Event::Probe { id, outcome, at } => self.probed(id, outcome, at, now),
             Event::Resolved { uplink, track, addr } => self.resolved(uplink, track, addr, now),
             Event::Command(command) => self.command(command, now),
+            Event::Look => {
+                self.sync.mark(&Dump::ALL[1..]);
+                false
+            }
             Event::Traffic { ifindex, received, sent } => self.traffic(ifindex, received, sent, now),
             Event::SysctlWritten { device, family, errno } => {
                 if errno != Errno::OK {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::uci::Diagnostic;
 use super::uci::{Section, Value, sections};
+use crate::config::probe::Word;
 use crate::config::{
     Config, DampingConfig, LastResort, Member, PolicyConfig, ProbeConfig, RuleConfig, RuleTarget, UplinkConfig,
 };
@@ -233,6 +234,16 @@ impl Reader {
                     Ok(group) => self.config.globals.control_group = Some(group),
                     Err(_) => self.error(section, Some(value), "a group name of over 32 bytes"),
                 },
+                "resolvers" | "resolvers_from" => match Word::try_from(value.value.as_str()) {
+                    Ok(path) if path.is_empty() || path.starts_with('/') => {
+                        let globals = &mut self.config.globals;
+                        let ours = value.key == "resolvers";
+                        *if ours { &mut globals.resolvers } else { &mut globals.resolvers_from } = path;
+                    }
+                    _ => self.error(section, Some(value), "no path of at most 63 bytes that begins with '/'"),
+                },
+                // The init script reads it.
+                "jail" => drop(self.flag(section, value)),
                 "logging" | "loglevel" => self.later(section, value, "logging of rules"),
                 "source_routing" | "rt_table_lookup" => self.later(section, value, "further routing tables"),
                 "local_source" | "rtmon_interval" => self.warn(section, Some(value), "obsolete, without effect"),
@@ -248,6 +259,7 @@ impl Reader {
         };
         let mut enabled = ours;
         let mut device_said = false;
+        let mut recover = None;
         let mut damping = Some(DampingConfig::default());
         let mut uplink = UplinkConfig {
             name,
@@ -292,6 +304,7 @@ impl Reader {
                 "damping_reuse" => tuning.reuse = self.number(section, value, 1, 1_000_000).unwrap_or(tuning.reuse),
                 "damping_half_life" => tuning.half_life = self.duration(section, value).unwrap_or(tuning.half_life),
                 "damping_max" => tuning.max_suppress = self.duration(section, value).unwrap_or(tuning.max_suppress),
+                "recover" => recover = self.duration(section, value).filter(|d| !d.is_zero()),
                 "online_metric" => self.warn(section, Some(value), "obsolete, without effect"),
                 "flush_conntrack" => {
                     let words = ["ifup", "ifdown", "connected", "disconnected", "always", "never"];
@@ -325,8 +338,13 @@ impl Reader {
         if uplink.device.is_none() {
             self.error(section, None, "the section's name is no device name: say 'option device'");
         }
-        if !ours && !device_said {
-            self.warn(section, None, "the section's name is taken for the device; say 'option device' if it differs");
+        let slot = UplinkSlot(u8::try_from(self.config.uplinks.len()).unwrap_or(u8::MAX));
+        // Neither can fail before the table of uplinks does: all have the same capacity.
+        if !device_said {
+            let _ = self.config.logical.push(slot);
+        }
+        if let Some(after) = recover {
+            let _ = self.config.recover.push((slot, after));
         }
         let most =
             u8::try_from((1_u32 << self.config.globals.mark_mask.count_ones().min(8)) - 4).unwrap_or(u8::MAX).min(252);
