@@ -27,6 +27,11 @@ pub struct Config {
     pub policies: Vec<PolicyConfig, { limits::POLICIES }>,
     /// The rules, first match wins; at most [`limits::POLICY_RULES`].
     pub rules: Vec<RuleConfig, { limits::POLICY_RULES }>,
+    /// The uplinks whose device nobody has named: netifd's interface of the same name says which carries it, and until
+    /// it does the name is taken for the device's.
+    pub logical: Vec<UplinkSlot, { limits::UPLINKS }>,
+    /// The uplinks that are set up anew when they have been down for so long (`option recover`).
+    pub recover: Vec<(UplinkSlot, Duration), { limits::UPLINKS }>,
     /// Who gets what no rule names: the implicit policy. `None` leaves that traffic to table main.
     pub default_policy: Option<PolicySlot>,
     /// The sets that rules name, in order of appearance; at most [`limits::SETS`].
@@ -120,6 +125,10 @@ pub struct Globals {
     pub nexthops: bool,
     /// Whether a clean exit leaves routes and rules in place (`on_exit keep`).
     pub keep_on_exit: bool,
+    /// Where the resolvers of living uplinks are written (`option resolvers`); empty for nowhere.
+    pub resolvers: probe::Word,
+    /// The list that they are chosen from (`option resolvers_from`); empty for where netifd writes it.
+    pub resolvers_from: probe::Word,
     /// The group that may change things by the control socket (`control_group`): a name or a number.
     pub control_group: Option<heapless::String<32>>,
     /// Whether flows are pinned to the uplink that they started on (`pinning`), by nft and connection tracking.
@@ -160,6 +169,8 @@ impl Default for Globals {
             balance: BalanceConfig::default(),
             log: None,
             tables: Vec::new(),
+            resolvers: probe::Word::new(),
+            resolvers_from: probe::Word::new(),
             control_group: None,
         }
     }

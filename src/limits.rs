@@ -50,6 +50,13 @@ pub const CONTROL_TX: usize = board::CONTROL_TX;
 pub const IN_FLIGHT: usize = board::IN_FLIGHT;
 /// Bytes of the receive buffer. A longer datagram is cut by the kernel, counted as an overrun and read again by a dump.
 pub const NETLINK_RX: usize = board::NETLINK_RX;
+/// Bytes of a message from the bus; netifd's dump has about 1200 per interface. A longer one is passed over, and netifd is
+/// asked for one interface at a time. Pages that are never filled cost nothing.
+pub const UBUS_RX: usize = 65_536;
+/// Bytes of the longest answer on the bus: a status with every table full. Pages that are never filled cost nothing.
+pub const UBUS_REPLY: usize = 16_384 + UPLINKS * (2048 + 512 * TARGETS) + POLICIES * (512 + 128 * MEMBERS);
+/// Bytes of news that wait for a slow bus. More than that, and the oldest are forgotten and counted.
+pub const UBUS_NEWS: usize = 16_384;
 /// Bytes that [`crate::engine::Engine`] may be: checked when compiling.
 pub const ENGINE_BYTES: usize = board::ENGINE_BYTES;
 

@@ -27,7 +27,7 @@ use linkwatch::proto::config_file::{self, Dialect};
 use linkwatch::proto::netlink::{F_DUMP, Writer};
 use linkwatch::proto::rtnl::{Answers, decode_notification};
 use linkwatch::sys::clock::Clock;
-use linkwatch::sys::daemon::{Daemon, Options};
+use linkwatch::sys::daemon::{Daemon, Options, Ubus};
 use linkwatch::sys::netlink::{Received, Socket};
 use linkwatch::sys::probe::Prober;
 use linkwatch::time::Instant;
@@ -266,7 +266,7 @@ fn daemons_loop(able: bool) {
     let folder = Folder::new("alloc");
     let state = folder.at("state");
     let inside = || {
-        let options = Options { state: state.clone(), control: None, receive_buffer: None };
+        let options = Options { state: state.clone(), control: None, ubus: Ubus::Off, receive_buffer: None };
         let mut daemon = Daemon::open(&config(["wan1", "wan2"], false), options).expect("a daemon");
         turn_until(&mut daemon, &state, || lab.way(0) == Some(0) && lab.way(1) == Some(0));
         // The first state file, and whatever else belongs to a start.

@@ -23,7 +23,7 @@ use crate::proto::control::Request;
 use crate::proto::describe::Style;
 use crate::proto::uci::SIZE_MAX;
 use crate::sys::clock::Clock;
-use crate::sys::daemon::{Daemon, Options, known_ids};
+use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids};
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
@@ -38,6 +38,7 @@ struct Words {
     syslog: bool,
     verbosity: u8,
     receive_buffer: Option<u32>,
+    ubus: Ubus,
     json: bool,
     watch: bool,
     follow: bool,
@@ -46,16 +47,6 @@ struct Words {
     mark: Option<String>,
     /// What follows the command.
     args: Vec<String>,
-    /// Options that this version takes and has no use for yet.
-    without_effect: Vec<String>,
-}
-
-impl Words {
-    fn later(&mut self, option: &str, value: PathBuf) {
-        if value.as_os_str() != "none" {
-            self.without_effect.push(format!("{option} {}", value.display()));
-        }
-    }
 }
 
 fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt::Error> {
@@ -68,6 +59,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         syslog: false,
         verbosity: 0,
         receive_buffer: None,
+        ubus: Ubus::Usual,
         json: false,
         watch: false,
         follow: false,
@@ -75,7 +67,6 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         confirm: None,
         mark: None,
         args: Vec::new(),
-        without_effect: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(word) = parser.next()? {
@@ -84,9 +75,11 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Short('V') | Long("version") => words.command = "--version".to_owned(),
             Short('c') => words.config = Some(parser.value()?.into()),
             Long("state") => words.state = parser.value()?.into(),
-            // Taken from now on so that scripts need not change when those parts arrive.
             Long("control") => words.control = parser.value()?.into(),
-            Long("ubus") => words.later("--ubus", parser.value()?.into()),
+            Long("ubus") => {
+                let path = PathBuf::from(parser.value()?);
+                words.ubus = if path.as_os_str() == "none" { Ubus::Off } else { Ubus::At(path) };
+            }
             Long("rcvbuf") => words.receive_buffer = Some(parser.value()?.parse()?),
             Long("log") => match parser.value()?.string()?.as_str() {
                 "syslog" => words.syslog = true,
@@ -229,45 +222,49 @@ fn config_path(words: &Words) -> PathBuf {
     }
 }
 
-/// Reads the configuration; errors and warnings are said one a line.
-fn read_config(words: &Words) -> Result<Config, String> {
+/// Reads the configuration.
+fn reading(words: &Words) -> Reading {
     let path = config_path(words);
     let file = path.display().to_string();
-    let text = read_at_most(&path, SIZE_MAX).map_err(|error| format!("{file}: {error}"))?;
+    let text = match read_at_most(&path, SIZE_MAX) {
+        Ok(text) => text,
+        Err(error) => return Reading { errors: vec![format!("{file}: {error}")], ..Reading::default() },
+    };
     let dialect = match path.file_name().is_some_and(|n| n == "mwan3") {
         true => Dialect::Mwan3,
         false => Dialect::Linkwatch,
     };
     let outcome = config_file::read(&text, dialect, &known_ids(&words.state));
-    for warning in &outcome.warnings {
-        log::warn!("{}", warning.show(&file));
-    }
-    for error in &outcome.errors {
-        log::error!("{}", error.show(&file));
-    }
-    outcome.config.ok_or_else(|| format!("{file}: {} errors, nothing was changed", outcome.errors.len()))
+    let lines = |list: &[config_file::Diagnostic]| list.iter().map(|d| d.show(&file).to_string()).collect();
+    Reading { errors: lines(&outcome.errors), warnings: lines(&outcome.warnings), config: outcome.config }
+}
+
+/// Reads the configuration; errors and warnings are said one a line.
+fn read_config(words: &Words) -> Result<Config, String> {
+    let reading = reading(words);
+    reading.warnings.iter().for_each(|w| log::warn!("{w}"));
+    reading.errors.iter().for_each(|e| log::error!("{e}"));
+    let file = config_path(words).display().to_string();
+    reading.config.ok_or_else(|| format!("{file}: {} errors, nothing was changed", reading.errors.len()))
 }
 
 fn options(words: &Words) -> Options {
     let control = Some(words.control.clone()).filter(|path| path.as_os_str() != "none");
-    Options { state: words.state.clone(), control, receive_buffer: words.receive_buffer }
+    Options { state: words.state.clone(), control, ubus: Ubus::Off, receive_buffer: words.receive_buffer }
 }
 
 fn run(words: &Words) -> Result<(), String> {
-    for option in &words.without_effect {
-        log::warn!("{option}: has no effect in this version");
-    }
     let config = read_config(words)?;
     let signals = Signals::open().map_err(|error| format!("signals: {error}"))?;
-    let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
-    let mut reload =
-        || read_config(words).map_err(|error| log::error!("{error}; the running configuration stays")).ok();
+    let options = Options { ubus: words.ubus.clone(), ..options(words) };
+    let mut daemon = Daemon::open(&config, options).map_err(|error| error.to_string())?;
+    let mut read = || reading(words);
     // One thread; what else will run beside the loop (the control socket, ubus) becomes a task of the same executor.
     let executor = smol::LocalExecutor::new();
     let main = async {
         daemon.check_privileges().await?;
         daemon.open_control()?;
-        daemon.run(signals, &mut reload).await?;
+        daemon.run(signals, &mut read).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
     wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())

@@ -58,6 +58,8 @@ pub enum Event {
     Traffic { ifindex: IfIndex, received: u32, sent: u32 },
     /// An operator's word.
     Command(Command),
+    /// Somebody who changes routes without a word of it (netifd) has been at work: read addresses and all that follows.
+    Look,
     /// A sysctl was written (answer to [`super::Action::IgnoreLinkdown`], and with [`IfName::NONE`] to
     /// [`super::Action::SpreadFlows`]).
     SysctlWritten { device: IfName, family: Family, errno: Errno },

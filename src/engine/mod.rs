@@ -307,6 +307,10 @@ impl Engine {
             Event::Probe { id, outcome, at } => self.probed(id, outcome, at, now),
             Event::Resolved { uplink, track, addr } => self.resolved(uplink, track, addr, now),
             Event::Command(command) => self.command(command, now),
+            Event::Look => {
+                self.sync.mark(&Dump::ALL[1..]);
+                false
+            }
             Event::Traffic { ifindex, received, sent } => self.traffic(ifindex, received, sent, now),
             Event::NftLoaded(result) => self.nft_loaded(result, now),
             Event::NftLost => self.nft_lost(now),

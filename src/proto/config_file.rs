@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use super::uci::Diagnostic;
 use super::uci::{Section, Value, sections};
+use crate::config::probe::Word;
 use crate::config::{
     Config, DampingConfig, Failback, FlushConfig, LastResort, Member, PolicyConfig, ProbeConfig, Snat6, Span,
     UplinkConfig,
@@ -296,6 +297,16 @@ impl Reader {
                         "not needed: source prefixes are an option of interfaces, 'source'",
                     );
                 }
+                "resolvers" | "resolvers_from" => match Word::try_from(value.value.as_str()) {
+                    Ok(path) if path.is_empty() || path.starts_with('/') => {
+                        let globals = &mut self.config.globals;
+                        let ours = value.key == "resolvers";
+                        *if ours { &mut globals.resolvers } else { &mut globals.resolvers_from } = path;
+                    }
+                    _ => self.error(section, Some(value), "no path of at most 63 bytes that begins with '/'"),
+                },
+                // The init script reads it.
+                "jail" => drop(self.flag(section, value)),
                 "local_source" | "rtmon_interval" => self.warn(section, Some(value), "obsolete, without effect"),
                 _ => self.unknown(section, value),
             }
@@ -356,6 +367,7 @@ impl Reader {
         };
         let mut enabled = ours;
         let mut device_said = false;
+        let mut recover = None;
         let mut damping = Some(DampingConfig::default());
         let mut uplink = UplinkConfig {
             name,
@@ -407,6 +419,7 @@ impl Reader {
                 "flush_conntrack" => self.flush_word(section, value, &mut flush),
                 "source" => self.prefix_list(section, value, &mut sources),
                 "snat6" => uplink.snat6 = self.snat6(section, value),
+                "recover" => recover = self.duration(section, value).filter(|d| !d.is_zero()),
                 "online_metric" => self.warn(section, Some(value), "obsolete, without effect"),
                 _ => {
                     if !self.probe_option(section, value, &mut probes) {
@@ -447,8 +460,13 @@ impl Reader {
         if uplink.device.is_none() {
             self.error(section, None, "the section's name is no device name: say 'option device'");
         }
-        if !ours && !device_said {
-            self.warn(section, None, "the section's name is taken for the device; say 'option device' if it differs");
+        let slot = UplinkSlot(u8::try_from(self.config.uplinks.len()).unwrap_or(u8::MAX));
+        // Neither can fail before the table of uplinks does: all have the same capacity.
+        if !device_said {
+            let _ = self.config.logical.push(slot);
+        }
+        if let Some(after) = recover {
+            let _ = self.config.recover.push((slot, after));
         }
         let most =
             u8::try_from((1_u32 << self.config.globals.mark_mask.count_ones().min(8)) - 4).unwrap_or(u8::MAX).min(252);

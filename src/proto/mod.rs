@@ -3,6 +3,7 @@
 //! A codec never panics, never allocates on the way from an event to a switch, never reads beyond what it was given,
 //! and says what it refused and at which byte. It does no input or output of its own.
 
+pub mod blobmsg;
 pub mod config_file;
 pub mod control;
 pub mod ctnetlink;
@@ -14,4 +15,5 @@ mod nft_rules;
 pub mod probe;
 pub mod report;
 pub mod rtnl;
+pub mod ubus;
 pub mod uci;

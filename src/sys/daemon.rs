@@ -1,5 +1,6 @@
 //! The loop: what came in goes to the engine, what the engine asks for goes out.
 
+mod bus;
 mod flows;
 mod plan;
 
@@ -22,6 +23,8 @@ use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
 use super::text::Text;
+use super::ubus::Bus;
+use super::ubus::netifd::Logical;
 use super::wait::{Async, Timer};
 use crate::config::Config;
 use crate::config::probe::Host;
@@ -48,8 +51,44 @@ pub struct Options {
     pub state: PathBuf,
     /// Where the control socket is, if there is to be one.
     pub control: Option<PathBuf>,
+    /// The bus.
+    pub ubus: Ubus,
     /// Receive buffers of this many bytes instead of the system's: for tests of overruns.
     pub receive_buffer: Option<u32>,
+}
+
+/// Whether there is a bus, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ubus {
+    /// None.
+    Off,
+    /// In one of the usual places.
+    Usual,
+    /// There.
+    At(PathBuf),
+}
+
+/// The configuration file as it is now.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The configuration; `None` when there is any error.
+    pub config: Option<Config>,
+    /// What is wrong, with file and line.
+    pub errors: Vec<String>,
+    /// What is likely not meant.
+    pub warnings: Vec<String>,
+}
+
+impl Reading {
+    /// Says it all; the configuration if there is one.
+    pub fn told(self) -> Option<Config> {
+        self.warnings.iter().for_each(|w| log::warn!("{w}"));
+        self.errors.iter().for_each(|e| log::error!("{e}"));
+        if self.config.is_none() {
+            log::error!("{} errors, nothing was changed; the running configuration stays", self.errors.len());
+        }
+        self.config
+    }
 }
 
 /// What to do with the engine's wishes.
@@ -64,6 +103,10 @@ enum Mode {
 /// The daemon's sockets and files around the engine.
 pub struct Daemon {
     engine: Box<Engine>,
+    /// The configuration as it was read; the engine's has what netifd knows besides.
+    config: Box<Config>,
+    bus: Option<Bus>,
+    planning: Option<bus::Planning>,
     clock: Clock,
     links: Async<Socket>,
     state: Async<Socket>,
@@ -100,10 +143,20 @@ impl Daemon {
         if let Err(error) = state.filter(&state_filter()) {
             log::warn!("no socket filter ({error}): every foreign route wakes the daemon");
         }
-        let mut engine = Box::new(Engine::new(config, clock.now()));
+        let bus = match &options.ubus {
+            Ubus::Off => None,
+            Ubus::Usual => Some(Bus::new(None, clock.now())),
+            Ubus::At(path) => Some(Bus::new(Some(path.clone()), clock.now())),
+        };
+        let mut with_names = Box::new(config.clone());
+        Logical::default().apply(&mut with_names, &stored.devices);
+        let mut engine = Box::new(Engine::new(&with_names, clock.now()));
         engine.restore(&stored.history, clock.now());
         Ok(Self {
             engine,
+            config: Box::new(config.clone()),
+            bus,
+            planning: None,
             clock,
             links: Async::new_nonblocking(links)?,
             state: Async::new_nonblocking(state)?,
@@ -183,11 +236,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs until a signal ends it; `reload` gives another configuration, or `None` to keep the running one.
+    /// Runs until a signal ends it; `read` reads the configuration file.
     ///
     /// # Errors
     /// A socket broke for good.
-    pub async fn run(&mut self, signals: Signals, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+    pub async fn run(&mut self, signals: Signals, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
         let signals = Async::new_nonblocking(signals)?;
         let mut timer = Timer::never();
         let mut armed = None;
@@ -199,7 +252,8 @@ impl Daemon {
             let control = self.control.as_ref().and_then(Control::next_timeout);
             let confirm = self.before.as_ref().map(|(_, until)| *until);
             let probes = self.prober.next_timeout();
-            let next = [self.engine.poll_timeout(), probes, control, confirm].into_iter().flatten().min();
+            let bus = self.bus.as_ref().and_then(Bus::poll_timeout);
+            let next = [self.engine.poll_timeout(), probes, control, confirm, bus].into_iter().flatten().min();
             if next != armed {
                 armed = next;
                 match next {
@@ -213,7 +267,9 @@ impl Daemon {
                     Signal::Terminate => return self.end(),
                     Signal::Reload => {
                         self.before = None;
-                        self.reload(reload);
+                        if let Some(config) = read().told() {
+                            self.reconfigure(config);
+                        }
                     }
                 }
             }
@@ -228,29 +284,23 @@ impl Daemon {
                 engine.handle_timeout(now);
             }
             self.drain()?;
-            self.turn_control(reload)?;
+            self.turn_control(read)?;
+            self.turn_bus(read)?;
         }
     }
 
-    fn reload(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> bool {
-        let Some(config) = reload() else { return false };
-        log::info!("Configuration read again");
-        self.engine.reconfigure(&config, self.clock.now());
-        true
-    }
-
     /// Clients come last: whatever they want, the links were read and traffic was moved before.
-    fn turn_control(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+    fn turn_control(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
         let now = self.clock.now();
         if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
             log::warn!("The configuration was not confirmed: back to the one before");
-            self.engine.reconfigure(&before, now);
+            self.take_config(*before);
         }
         loop {
             let now = self.clock.now();
             let Some(control) = &mut self.control else { return self.drain() };
             let Some((id, wish)) = control.turn(&self.engine, &self.stored.journal, now) else { return self.drain() };
-            let result = self.fulfil(wish, reload);
+            let result = self.fulfil(wish, read);
             self.drain()?;
             let now = self.clock.now();
             if let Some(control) = &mut self.control {
@@ -259,15 +309,16 @@ impl Daemon {
         }
     }
 
-    fn fulfil(&mut self, wish: Wish, reload: &mut dyn FnMut() -> Option<Config>) -> Result<(), &'static str> {
+    fn fulfil(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) -> Result<(), &'static str> {
         let now = self.clock.now();
         match wish {
             Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
             Wish::Reload { confirm } => {
-                let before = self.before.take().map_or_else(|| Box::new(self.engine.config().clone()), |(b, _)| b);
-                if !self.reload(reload) {
+                let before = self.before.take().map_or_else(|| self.config.clone(), |(b, _)| b);
+                let Some(config) = read().told() else {
                     return Err("the configuration is wrong and was not taken: see 'linkwatch check' and the log");
-                }
+                };
+                self.reconfigure(config);
                 self.before = confirm.map(|time| (before, now.after(time)));
             }
             Wish::Confirm => {
@@ -334,7 +385,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn poll_ready(&self, cx: &mut Context<'_>, signals: Option<&Async<Signals>>, timer: &mut Timer) -> Poll<Ready> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>, signals: Option<&Async<Signals>>, timer: &mut Timer) -> Poll<Ready> {
         // Every source that is read now is asked, so that each of them wakes us; which one did only matters for the timer.
         let mut any = false;
         let hold = self.engine.feed_on_hold();
@@ -346,6 +397,8 @@ impl Daemon {
         let nft = self.netfilter.poll_ready(cx) | self.nft.poll_ready(cx);
         any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
         any |= self.control.as_ref().is_some_and(|c| c.poll_ready(cx));
+        any |= self.bus.as_ref().is_some_and(|bus| bus.poll_ready(cx));
+        any |= self.poll_plan(cx);
         let timer = Pin::new(timer).poll(cx).is_ready();
         if any || nft || timer { Poll::Ready(Ready { timer, nft }) } else { Poll::Pending }
     }
@@ -586,6 +639,9 @@ impl Daemon {
         };
         let config = self.engine.config();
         let uplink = uplink.and_then(|u| config.uplinks.get(usize::from(u.0))).map_or("", |u| u.name.as_str());
+        if let Some(bus) = &mut self.bus {
+            bus.notice(notice, &line);
+        }
         self.stored.journal.push(self.clock.wall(), uplink, line);
         let now = self.clock.now();
         if let Some(control) = &mut self.control {

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
-use crate::types::{Family, IfName};
+use crate::types::{Family, IfName, Name};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
 const VERSION: u8 = 3;
 /// More than the largest board writes.
-const SIZE: usize = 128 + 96 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
+const SIZE: usize = 128 + 136 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct State {
     pub history: Snapshot,
     /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
+    /// Which devices netifd named for uplinks: they hold until it names others.
+    pub devices: heapless::Vec<(Name, IfName), { limits::UPLINKS }>,
     /// What was told.
     pub journal: Journal,
     /// Values of `fib_multipath_hash_policy` from before us, by [`Family::index`].

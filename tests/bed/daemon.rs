@@ -69,7 +69,8 @@ impl Daemon {
     /// Starts `program run` in a namespace with a configuration file and a state file.
     pub fn run(program: &Path, netns: &Netns, config: &Path, state: &Path, more: &[&str]) -> Self {
         let mut command = netns.command(program);
-        command.arg("run").arg("-c").arg(config).arg("--state").arg(state);
+        // The bus of this machine is none of ours.
+        command.arg("run").args(["--ubus", "none"]).arg("-c").arg(config).arg("--state").arg(state);
         // Beside the state: each daemon of each test has a place of its own.
         command.arg("--control").arg(state.with_file_name("control")).args(more);
         Self::spawn(command)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use linkwatch::config::Config;
 use linkwatch::proto::config_file::{self, Dialect};
-use linkwatch::sys::daemon::{Daemon, Options};
+use linkwatch::sys::daemon::{Daemon, Options, Ubus};
 
 use super::lab::{Lab, Port, wan_addresses};
 
@@ -173,7 +173,7 @@ impl<'a> Disturber<'a> {
         if self.broken.is_some_and(|(kind, _)| kind == Kind::Address6Gone) {
             return String::new();
         }
-        let options = Options { state: self.state.clone(), control: None, receive_buffer: None };
+        let options = Options { state: self.state.clone(), control: None, ubus: Ubus::Off, receive_buffer: None };
         let plan = self.lab.router.run(|| {
             let mut daemon = Daemon::open(&self.config, options)?;
             linkwatch::sys::wait::block_on(daemon.plan())

@@ -61,7 +61,7 @@ pub fn status_part(engine: &Engine, part: usize, now: Instant, out: &mut dyn Sin
                 out.table("policies");
             }
         }
-        n if n <= uplinks + policies => policy(engine, n - 1 - uplinks, out),
+        n if n <= uplinks + policies => policy_part(engine, n - 1 - uplinks, out),
         _ => {
             out.end();
             tail(engine, out);
@@ -195,7 +195,8 @@ fn track_fields(track: &Track, now: Instant, out: &mut dyn Sink) {
     out.number("last_answer_ms", last.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX)));
 }
 
-fn policy(engine: &Engine, at: usize, out: &mut dyn Sink) {
+/// One policy as a table with its name.
+pub fn policy_part(engine: &Engine, at: usize, out: &mut dyn Sink) {
     let config = engine.config();
     let Some(policy) = config.policies.get(at) else { return };
     out.table(&policy.name);

@@ -1,0 +1,142 @@
+//! The bus's turn in the loop, after everything else; and what its callers want that only the daemon can do.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::{Daemon, Options, Reading, Ubus};
+use crate::config::Config;
+use crate::engine::Event;
+use crate::proto::blobmsg::write::Writer;
+use crate::proto::ubus::Status;
+use crate::proto::ubus::client::Call;
+use crate::sys::ubus::Bus;
+use crate::sys::ubus::netifd::Logical;
+use crate::sys::ubus::service::Wish;
+
+/// Lines of text in one answer.
+const LINES: usize = 64;
+
+/// A plan under way, and who wants it.
+pub(super) type Planning = (Call, Pin<Box<dyn Future<Output = io::Result<Vec<String>>>>>);
+
+impl Daemon {
+    /// Takes another configuration.
+    pub(super) fn reconfigure(&mut self, config: Config) {
+        log::info!("Configuration read again");
+        self.take_config(config);
+    }
+
+    pub(super) fn take_config(&mut self, config: Config) {
+        *self.config = config;
+        self.apply_names(true);
+        if let Some(bus) = &mut self.bus {
+            bus.reconfigured();
+        }
+    }
+
+    /// Gives the engine the configuration with what netifd knows; unless it is `new`, only if the engine has another.
+    fn apply_names(&mut self, new: bool) {
+        let mut config = self.config.clone();
+        match &mut self.bus {
+            Some(bus) => bus.parts().0.logical().apply(&mut config, &self.stored.devices),
+            None => Logical::default().apply(&mut config, &self.stored.devices),
+        }
+        if !new && *config == *self.engine.config() {
+            return;
+        }
+        let named = config.logical.iter().filter_map(|slot| config.uplinks.get(usize::from(slot.0)));
+        let devices = named.map(|u| (u.name.clone(), u.device)).collect();
+        let now = self.clock.now();
+        self.engine.reconfigure(&config, now);
+        if devices != self.stored.devices {
+            self.stored.devices = devices;
+            self.save(now);
+        }
+    }
+
+    /// The bus has its turn; then what only we can do.
+    pub(super) fn turn_bus(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
+        let now = self.clock.now();
+        let Some(bus) = &mut self.bus else { return Ok(()) };
+        if self.engine.is_synced() {
+            bus.publish(now);
+        }
+        bus.turn(&mut self.engine, now);
+        while let Some(wish) = self.bus.as_mut().and_then(Bus::poll_wish) {
+            self.grant(wish, read);
+        }
+        self.drain()
+    }
+
+    fn grant(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) {
+        match wish {
+            Wish::Look => self.engine.handle_event(Event::Look, self.clock.now()),
+            Wish::Names => self.apply_names(false),
+            Wish::Check(call) => {
+                let reading = read();
+                self.reply_reading(call, &reading);
+            }
+            Wish::Reload(call) => {
+                let reading = read();
+                self.reply_reading(call, &reading);
+                if let Some(config) = reading.told() {
+                    self.before = None;
+                    self.reconfigure(config);
+                }
+            }
+            Wish::Plan(call) => {
+                let reading = read();
+                match reading.config.clone() {
+                    Some(config) if self.planning.is_none() => {
+                        let options = Options { control: None, ubus: Ubus::Off, ..self.options.clone() };
+                        let work = async move { Self::open(&config, options)?.plan().await };
+                        self.planning = Some((call, Box::pin(work)));
+                    }
+                    Some(_) => self.reply(call, Status::NO_MEMORY, None),
+                    None => self.reply_reading(call, &reading),
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, call: Call, status: Status, fill: Option<&mut dyn FnMut(&mut Writer<'_>)>) {
+        if let Some(bus) = &mut self.bus {
+            bus.parts().1.reply(call, status, fill);
+        }
+    }
+
+    fn reply_reading(&mut self, call: Call, reading: &Reading) {
+        let mut fill = |w: &mut Writer<'_>| {
+            w.bool("ok", reading.config.is_some());
+            for (name, lines) in [("errors", &reading.errors), ("warnings", &reading.warnings)] {
+                w.array(name, |w| lines.iter().take(LINES).for_each(|line| w.str("", line)));
+            }
+        };
+        self.reply(call, Status::OK, Some(&mut fill));
+    }
+
+    /// Goes on with a plan; whether it has ended.
+    pub(super) fn poll_plan(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((call, work)) = &mut self.planning else { return false };
+        let Poll::Ready(plan) = work.as_mut().poll(cx) else { return false };
+        let call = *call;
+        self.planning = None;
+        match plan {
+            Ok(changes) => {
+                let mut fill = |w: &mut Writer<'_>| {
+                    w.bool("ok", true);
+                    w.int("count", i64::try_from(changes.len()).unwrap_or(i64::MAX));
+                    w.array("changes", |w| changes.iter().take(LINES).for_each(|line| w.str("", line)));
+                };
+                self.reply(call, Status::OK, Some(&mut fill));
+            }
+            Err(error) => {
+                log::warn!("plan: {error}");
+                self.reply(call, Status::UNKNOWN_ERROR, None);
+            }
+        }
+        true
+    }
+}

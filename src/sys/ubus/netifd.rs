@@ -1,0 +1,155 @@
+//! What netifd has said about the logical interfaces behind our uplinks, and what that means for the configuration.
+//!
+//! An uplink named `wan` is carried by netifd's `wan`, or by `wan_4` and `wan_6`, which modems and tunnels make beside it.
+//! The device that was last heard of stays until another is named: that an interface is down is the kernel's to say.
+
+use crate::config::Config;
+use crate::proto::blobmsg::List;
+use crate::proto::ubus::netifd::Interface;
+use crate::time::{Duration, Instant};
+use crate::types::{Family, IfName, Name, UplinkSlot};
+
+/// What netifd said, and when.
+#[derive(Clone, Debug)]
+struct Known {
+    name: String,
+    interface: Interface,
+    /// The device of the last time that it was up.
+    device: Option<IfName>,
+    at: Instant,
+}
+
+/// All that is known of the interfaces that matter.
+#[derive(Clone, Debug, Default)]
+pub struct Logical {
+    known: Vec<Known>,
+}
+
+/// The endings of the interfaces that netifd makes beside one: for IPv4, for IPv6.
+const ENDINGS: [&str; 2] = ["_4", "_6"];
+
+impl Logical {
+    /// The names that netifd can be asked for one by one: an uplink's own and its two children's.
+    pub fn names(config: &Config) -> impl Iterator<Item = String> + '_ {
+        let endings = ["", "_4", "_6"];
+        config.uplinks.iter().flat_map(move |u| endings.map(|ending| format!("{}{ending}", u.name)))
+    }
+
+    /// Whether an interface belongs to an uplink of ours; which.
+    pub fn uplink(config: &Config, name: &str) -> Option<UplinkSlot> {
+        let at = |name: &str| config.uplinks.iter().position(|u| u.name == name);
+        let parent = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+        let at = at(name).or_else(|| parent.and_then(at))?;
+        u8::try_from(at).ok().map(UplinkSlot)
+    }
+
+    /// Takes in a status; whether the interface matters.
+    pub fn take(&mut self, config: &Config, name: &str, status: List<'_>, now: Instant) -> bool {
+        if Self::uplink(config, name).is_none() {
+            return false;
+        }
+        let interface = Interface::new(status);
+        let before = self.known.iter().position(|k| k.name == name).map(|at| self.known.swap_remove(at));
+        let device = interface.device.or(before.and_then(|k| k.device));
+        // At most three for each uplink, since only names that belong to one come here.
+        self.known.push(Known { name: name.to_owned(), interface, device, at: now });
+        true
+    }
+
+    /// Forgets what belongs to uplinks that are no more.
+    pub fn keep(&mut self, config: &Config) {
+        self.known.retain(|k| Self::uplink(config, &k.name).is_some());
+    }
+
+    fn get(&self, name: &str, ending: &str) -> Option<&Known> {
+        self.known.iter().find(|k| k.name.strip_suffix(ending) == Some(name))
+    }
+
+    /// The interfaces of an uplink, those that know best first: the child of its only family, itself, its children.
+    fn of<'a>(&'a self, config: &'a Config, slot: UplinkSlot) -> impl Iterator<Item = &'a Known> + 'a {
+        let uplink = config.uplinks.get(usize::from(slot.0));
+        let order = match uplink.map(|u| u.families) {
+            Some([true, false]) => ["_4", "", ""],
+            Some([false, true]) => ["_6", "", ""],
+            _ => ["", "_4", "_6"],
+        };
+        uplink.into_iter().flat_map(move |u| order.into_iter().filter_map(move |ending| self.get(&u.name, ending)))
+    }
+
+    /// What an uplink's interface is like, as if set up now.
+    pub fn interface(&self, config: &Config, slot: UplinkSlot, now: Instant) -> Option<Interface> {
+        let mut all: Vec<&Known> = self.of(config, slot).collect();
+        all.sort_by_key(|k| !k.interface.up);
+        let best = all.first()?;
+        let since = now.since(best.at).as_secs();
+        let mut interface = best.interface.clone();
+        if interface.up {
+            interface.uptime = interface.uptime.saturating_add(u32::try_from(since).unwrap_or(u32::MAX));
+        }
+        Some(interface)
+    }
+
+    /// The names of the interfaces of an uplink.
+    pub fn interfaces(&self, config: &Config, slot: UplinkSlot) -> Vec<String> {
+        self.of(config, slot).map(|k| k.name.clone()).collect()
+    }
+
+    /// The device of an uplink whose device nobody has named.
+    pub fn device(&self, config: &Config, slot: UplinkSlot) -> Option<IfName> {
+        let mut all: Vec<&Known> = self.of(config, slot).collect();
+        all.sort_by_key(|k| !k.interface.up);
+        all.iter().find_map(|k| k.device)
+    }
+
+    /// Puts into a configuration what netifd knows: devices, and gateways that are in no table of main's. `remembered`
+    /// are devices from before a restart. A device that another uplink has in the same family is left out and named.
+    pub fn apply(&self, config: &mut Config, remembered: &[(Name, IfName)]) {
+        for slot in config.logical.clone() {
+            let Some(uplink) = config.uplinks.get(usize::from(slot.0)) else { continue };
+            let old = remembered.iter().find(|(name, _)| *name == uplink.name).map(|(_, device)| *device);
+            let Some(device) = self.device(config, slot).or(old) else { continue };
+            let clash = |(at, other): (usize, &crate::config::UplinkConfig)| {
+                at != usize::from(slot.0)
+                    && other.device == device
+                    && other.families.iter().zip(uplink.families).any(|(a, b)| *a && b)
+            };
+            if let Some((_, other)) = config.uplinks.iter().enumerate().find(|pair| clash(*pair)) {
+                log::warn!(
+                    "'{}' and '{}' are both carried by {device}: the second is left out",
+                    other.name,
+                    uplink.name
+                );
+                continue;
+            }
+            if let Some(uplink) = config.uplinks.get_mut(usize::from(slot.0)) {
+                uplink.device = device;
+            }
+        }
+        for at in 0..config.uplinks.len() {
+            let slot = UplinkSlot(u8::try_from(at).unwrap_or(u8::MAX));
+            let mut hints = [None, None];
+            for known in self.of(config, slot) {
+                for family in Family::BOTH {
+                    let hint = known.interface.gateways.get(family.index()).copied().flatten();
+                    if let Some(place) = hints.get_mut(family.index()) {
+                        *place = place.or(hint);
+                    }
+                }
+            }
+            let Some(uplink) = config.uplinks.get_mut(at) else { continue };
+            for hint in hints.into_iter().flatten() {
+                match hint {
+                    std::net::IpAddr::V4(gateway) => {
+                        uplink.gateway.get_or_insert(gateway);
+                    }
+                    std::net::IpAddr::V6(gateway) => {
+                        uplink.gateway6.get_or_insert(gateway);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// At most one look at the kernel in this time, however much netifd says.
+pub const HINT_EVERY: Duration = Duration::from_millis(200);
