@@ -99,5 +99,13 @@ scenarios! {
     tentative_address
     unseen_bounces_are_counted
     without_ipv6
+    nft_refuses_at_first
+    without_nft
+    nft_table_deleted
+    nothing_is_forgotten_alone
+    failback_immediate
+    failback_never
+    balanced_without_resilient_groups
+    balanced_pair
     without_nexthops
 }

@@ -78,6 +78,8 @@ pub(super) struct Flows {
     /// Refusals and losses in a row.
     troubles: u8,
     told: bool,
+    /// Somebody took something away while nft was at it.
+    lost: bool,
     drops: Vec<[Drop; 2], { limits::UPLINKS }>,
     /// Until when notices may wait for connections to be forgotten.
     hold_until: Option<Instant>,
@@ -273,6 +275,10 @@ impl Engine {
 
     fn nft_ready(&mut self, now: Instant) {
         self.flows.stage = Stage::Ready { since: now };
+        if core::mem::take(&mut self.flows.lost) {
+            self.nft_lost(now);
+            return;
+        }
         if core::mem::take(&mut self.flows.told) {
             self.notices.push(Notice::NftBack);
         }
@@ -312,9 +318,16 @@ impl Engine {
         }
     }
 
-    /// Somebody took something out of our table. Our own run of nft does so too: then a look at the end tells.
+    /// Somebody else took something out of our table.
     pub(super) fn nft_lost(&mut self, now: Instant) -> bool {
-        let Stage::Ready { since } = self.flows.stage else { return false };
+        let Stage::Ready { since } = self.flows.stage else {
+            // Before or after nft wrote it: the stamp does not tell, so it is written once more.
+            self.flows.lost = matches!(
+                self.flows.stage,
+                Stage::Loading { .. } | Stage::Unknown { loaded: true } | Stage::Asking { loaded: true, .. }
+            );
+            return false;
+        };
         let peace = now.since(since) >= PEACE;
         self.flows.troubles = if peace { 0 } else { self.flows.troubles.saturating_add(1) };
         let wait = match self.flows.troubles {

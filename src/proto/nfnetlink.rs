@@ -120,15 +120,16 @@ pub fn encode_strays(millis: u64, seq: u32, buf: &mut [u8]) -> Result<usize, Ful
     batch(NEWSETELEM, F_CREATE, seq, buf, |writer| element(writer, STRAYS, &TCP, Some(millis)))
 }
 
-/// Whether a datagram of announcements tells that something of our table was taken away.
+/// Whether a datagram of announcements tells that something of our table was taken away by anybody but the program at
+/// netlink port `but`.
 ///
 /// # Errors
 /// [`Malformed`]: what follows the bad place is lost; look whether the table is still there.
-pub fn takes_away(datagram: &[u8]) -> Result<bool, Malformed> {
+pub fn takes_away(datagram: &[u8], but: u32) -> Result<bool, Malformed> {
     for message in messages(datagram) {
         let message = message?;
         let deletes = [DELTABLE, DELCHAIN, DELRULE, DELSET].map(kind).contains(&message.kind);
-        if !deletes || message.body.u8(0, "nfgenmsg")? != INET {
+        if !deletes || (but != 0 && message.port == but) || message.body.u8(0, "nfgenmsg")? != INET {
             continue;
         }
         let mut attributes = message.body.attributes(4, "nfgenmsg")?;
@@ -172,13 +173,13 @@ mod tests {
 
     #[test]
     fn only_what_is_taken_from_our_table_counts() {
-        assert_eq!(takes_away(&told(DELTABLE, INET, NAME)), Ok(true));
-        assert_eq!(takes_away(&told(DELTABLE, INET, b"fw4\0")), Ok(false));
-        assert_eq!(takes_away(&told(DELTABLE, 2, NAME)), Ok(false));
-        assert_eq!(takes_away(&told(0, INET, NAME)), Ok(false));
+        assert_eq!(takes_away(&told(DELTABLE, INET, NAME), 0), Ok(true));
+        assert_eq!(takes_away(&told(DELTABLE, INET, b"fw4\0"), 0), Ok(false));
+        assert_eq!(takes_away(&told(DELTABLE, 2, NAME), 0), Ok(false));
+        assert_eq!(takes_away(&told(0, INET, NAME), 0), Ok(false));
         let both = [told(DELRULE, INET, b"fw4\0"), told(DELRULE, INET, NAME)].concat();
-        assert_eq!(takes_away(&both), Ok(true));
-        assert!(takes_away(&both[..30]).is_err());
+        assert_eq!(takes_away(&both, 0), Ok(true));
+        assert!(takes_away(&both[..30], 0).is_err());
     }
 
     #[test]

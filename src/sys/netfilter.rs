@@ -91,9 +91,10 @@ impl Netfilter {
         self.watch.as_ref().is_some_and(|watch| watch.poll_readable(cx).is_ready())
     }
 
-    /// Reads the announcements: whether something was taken out of our table (`Some(true)`), or whether that is not known
+    /// Reads the announcements: whether somebody other than the program at port `but` took something out of our table
+    /// (`Some(true)`), or whether that is not known
     /// because some were lost (`Some(false)`).
-    pub fn read(&mut self, buf: &mut [u8]) -> Option<bool> {
+    pub fn read(&mut self, but: u32, buf: &mut [u8]) -> Option<bool> {
         let watch = self.watch.as_ref()?;
         let mut result = None;
         while let Ok(received) = watch.get_ref().receive(buf) {
@@ -101,7 +102,7 @@ impl Netfilter {
                 Received::Empty => break,
                 Received::Foreign => {}
                 Received::Overrun => result = result.or(Some(false)),
-                Received::Datagram(len) => match nfnetlink::takes_away(buf.get(..len).unwrap_or(&[])) {
+                Received::Datagram(len) => match nfnetlink::takes_away(buf.get(..len).unwrap_or(&[]), but) {
                     Ok(true) => result = Some(true),
                     Ok(false) => {}
                     Err(_) => result = result.or(Some(false)),

@@ -22,6 +22,8 @@ pub struct Nft {
     running: Option<Running>,
     /// The table as nft wrote it last.
     written: Option<Table>,
+    /// The process id of the last run: the kernel gives it to a program's first netlink socket as its port.
+    port: u32,
 }
 
 struct Running {
@@ -47,6 +49,7 @@ impl Nft {
         log::debug!("nft -f - with {} bytes", text.len());
         match run(&text) {
             Ok((child, output)) => {
+                self.port = child.id();
                 self.running = Some(Running { child, output, said: Vec::new(), table });
                 Ok(())
             }
@@ -61,6 +64,11 @@ impl Nft {
     /// The table is as `table` has it, though we did not write it in this life.
     pub fn found(&mut self, table: Table) {
         self.written = Some(table);
+    }
+
+    /// The netlink port of the last run; 0 before the first.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Whether nft has something to say, or has ended.

@@ -3,10 +3,9 @@
 use super::*;
 
 impl Daemon {
-    /// Reads of nft, after everything that could be a reason for a switch. What nft did for us was announced before it
-    /// ended.
+    /// Reads of nft, after everything that could be a reason for a switch.
     pub(super) fn read_nft(&mut self) -> io::Result<()> {
-        let lost = self.netfilter.read(&mut self.buf);
+        let lost = self.netfilter.read(self.nft.port(), &mut self.buf);
         let now = self.clock.now();
         match lost {
             Some(true) => self.engine.handle_event(Event::NftLost, now),
@@ -15,8 +14,6 @@ impl Daemon {
             _ => {}
         }
         if let Some(result) = self.nft.read() {
-            // What it took away in the course of it waits here at the latest.
-            let _ = self.netfilter.read(&mut self.buf);
             self.engine.handle_event(Event::NftLoaded(result), now);
         }
         self.drain()
