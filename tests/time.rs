@@ -1,12 +1,12 @@
 //! Two ways in which 32-bit machines with 64-bit time have gone wrong, each without an error: rustix handing musl a
-//! timerfd value of the wrong width (the reactor then never wakes), and std's futex wait given a 64-bit timespec by a
+//! value of the wrong width (the loop then never wakes), and std's futex wait given a 64-bit timespec by a
 //! 32-bit system call (waits then end at once). `tests/cross/test` runs this under emulation.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use smol::Timer;
-use smol::future::{FutureExt, block_on};
+use linkwatch::sys::wait::{Timer, block_on};
+use smol::future::FutureExt;
 
 /// Far more than the slowest emulation takes.
 const PATIENCE: Duration = Duration::from_secs(60);

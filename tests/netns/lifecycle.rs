@@ -153,6 +153,9 @@ fn flush() {
     let lab = bed::lab::Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
     // One was on before us: it must stay so.
     lab.router.sysctl("ipv4/conf/wan2/ignore_routes_with_linkdown", "1").expect("a sysctl");
+    // The kernel's own link-local routes come when it gets round to the carrier of lan0, wan1 and wan2.
+    let local = || lab.router.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6")).unwrap_or_default();
+    assert!(bed::until(PATIENCE, || local().matches("fe80").count() >= 3).is_some(), "{}", local());
     let before = lab.router.rtnl(|r| r.foreign());
     let folder = bed::daemon::Folder::new("flush");
     let (config, state) = (folder.write("linkwatch", &two_wans("")), folder.at("state"));
