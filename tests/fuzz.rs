@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use linkwatch::sim::chance::Chance;
-use linkwatch::sim::fuzz;
+use linkwatch::sim::{fuzz, fuzz_ubus};
 
 type Body = fn(&[u8]);
 
@@ -115,6 +115,16 @@ fn no_lying_kernel_breaks_the_engine() {
 #[test]
 fn no_saved_state_breaks_the_start() {
     run("snapshot", fuzz::snapshot, 1_000);
+}
+
+#[test]
+fn no_list_of_fields_breaks_blobmsg() {
+    run("blobmsg", fuzz_ubus::blobmsg, 30_000);
+}
+
+#[test]
+fn no_bus_breaks_its_client() {
+    run("ubus", fuzz_ubus::ubus, 10_000);
 }
 
 #[test]
