@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use linkwatch::sim::chance::Chance;
-use linkwatch::sim::fuzz;
+use linkwatch::sim::{fuzz, fuzz_ubus};
 
 type Body = fn(&[u8]);
 
@@ -139,6 +139,16 @@ fn most_configurations_of_the_corpus_are_accepted() {
 #[test]
 fn no_answer_breaks_the_codecs_of_probes() {
     run("probe", linkwatch::sim::fuzz_probe::any, 100_000);
+}
+
+#[test]
+fn no_list_of_fields_breaks_blobmsg() {
+    run("blobmsg", fuzz_ubus::blobmsg, 30_000);
+}
+
+#[test]
+fn no_bus_breaks_its_client() {
+    run("ubus", fuzz_ubus::ubus, 10_000);
 }
 
 #[test]

@@ -278,10 +278,21 @@ impl<'a> Iterator for Fields<'a> {
         if self.ended {
             return None;
         }
-        let attribute = self.attributes.by_ref().find(|a| a.extended)?;
-        let field = read_field(&attribute, self.depth).map_err(|what| Malformed { what, at: attribute.at });
-        self.ended = field.is_err();
-        Some(field)
+        loop {
+            let attribute = self.attributes.next()?;
+            let malformed = |what| Malformed { what, at: attribute.at };
+            if attribute.extended {
+                let field = read_field(&attribute, self.depth).map_err(malformed);
+                self.ended = field.is_err();
+                return Some(field);
+            }
+            // No field; but C judges it by its id all the same.
+            let payload = attribute.payload.ok_or("attribute shorter than its word");
+            if let Err(what) = payload.and_then(|data| read_value(attribute.id, data, 0)) {
+                self.ended = true;
+                return Some(Err(malformed(what)));
+            }
+        }
     }
 }
 
@@ -296,13 +307,17 @@ fn read_field<'a>(attribute: &Attribute<'a>, depth: u8) -> Result<Field<'a>, &'s
         return Err("name without its NUL");
     }
     let data = payload.get(header(name_len)..).ok_or("name past the end")?;
-    let nested = || -> Result<List<'a>, &'static str> {
+    Ok(Field { name, value: read_value(attribute.id, data, depth)? })
+}
+
+fn read_value(id: u8, data: &[u8], depth: u8) -> Result<Value<'_>, &'static str> {
+    let nested = || {
         if depth >= DEPTH {
             return Err("table too deep");
         }
         Ok(List { bytes: data, depth: depth.saturating_add(1) })
     };
-    let value = match attribute.id {
+    Ok(match id {
         0 => Value::Unspec(data),
         1 => Value::Array(nested()?),
         2 => Value::Table(nested()?),
@@ -320,8 +335,7 @@ fn read_field<'a>(attribute: &Attribute<'a>, depth: u8) -> Result<Field<'a>, &'s
         // A longer one is tolerated, as in C.
         8 => Value::Double(u64::from_be_bytes(*data.first_chunk().ok_or("double of less than 8 bytes")?)),
         _ => return Err("unknown type"),
-    };
-    Ok(Field { name, value })
+    })
 }
 
 /// Bytes of a blobmsg header: length, name, NUL, padding.

@@ -6,6 +6,5 @@ mod capture;
 mod client;
 mod conversations;
 mod fields;
-mod mutations;
 mod session;
 mod vectors;
