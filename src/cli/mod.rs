@@ -230,7 +230,7 @@ fn config_path(words: &Words) -> PathBuf {
 }
 
 /// Reads the configuration; errors and warnings are said one a line.
-fn read_config(words: &Words) -> Result<Config, String> {
+fn read_config(words: &Words) -> Result<Box<Config>, String> {
     let path = config_path(words);
     let file = path.display().to_string();
     let text = read_at_most(&path, SIZE_MAX).map_err(|error| format!("{file}: {error}"))?;
@@ -295,7 +295,7 @@ fn plan(words: &Words) -> Result<(), String> {
 }
 
 fn flush(words: &Words) -> Result<(), String> {
-    let mut daemon = Daemon::open(&Config::default(), options(words)).map_err(|error| error.to_string())?;
+    let mut daemon = Daemon::open(&config_file::empty(), options(words)).map_err(|error| error.to_string())?;
     wait::block_on(async {
         daemon.check_privileges().await?;
         daemon.flush().await

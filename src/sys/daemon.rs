@@ -31,6 +31,7 @@ use crate::engine::event::ProbeOutcome;
 use crate::engine::object::{RouteSpec, RouteTarget};
 use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
 use crate::limits;
+use crate::proto::config_file;
 use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::time::Instant;
@@ -100,7 +101,9 @@ impl Daemon {
         if let Err(error) = state.filter(&state_filter()) {
             log::warn!("no socket filter ({error}): every foreign route wakes the daemon");
         }
-        let mut engine = Box::new(Engine::new(config, clock.now()));
+        // Not Box::new: that would make a megabyte on the stack and copy it.
+        let mut engine = Box::write(Box::new_uninit(), Engine::empty(clock.now()));
+        engine.reconfigure(config, clock.now());
         engine.restore(&stored.history, clock.now());
         Ok(Self {
             engine,
@@ -187,7 +190,7 @@ impl Daemon {
     ///
     /// # Errors
     /// A socket broke for good.
-    pub async fn run(&mut self, signals: Signals, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+    pub async fn run(&mut self, signals: Signals, reload: &mut dyn FnMut() -> Option<Box<Config>>) -> io::Result<()> {
         let signals = Async::new_nonblocking(signals)?;
         let mut timer = Timer::never();
         let mut armed = None;
@@ -232,7 +235,7 @@ impl Daemon {
         }
     }
 
-    fn reload(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> bool {
+    fn reload(&mut self, reload: &mut dyn FnMut() -> Option<Box<Config>>) -> bool {
         let Some(config) = reload() else { return false };
         log::info!("Configuration read again");
         self.engine.reconfigure(&config, self.clock.now());
@@ -240,7 +243,7 @@ impl Daemon {
     }
 
     /// Clients come last: whatever they want, the links were read and traffic was moved before.
-    fn turn_control(&mut self, reload: &mut dyn FnMut() -> Option<Config>) -> io::Result<()> {
+    fn turn_control(&mut self, reload: &mut dyn FnMut() -> Option<Box<Config>>) -> io::Result<()> {
         let now = self.clock.now();
         if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
             log::warn!("The configuration was not confirmed: back to the one before");
@@ -259,7 +262,7 @@ impl Daemon {
         }
     }
 
-    fn fulfil(&mut self, wish: Wish, reload: &mut dyn FnMut() -> Option<Config>) -> Result<(), &'static str> {
+    fn fulfil(&mut self, wish: Wish, reload: &mut dyn FnMut() -> Option<Box<Config>>) -> Result<(), &'static str> {
         let now = self.clock.now();
         match wish {
             Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
@@ -328,7 +331,7 @@ impl Daemon {
     /// # Errors
     /// The kernel does not settle.
     pub async fn flush(&mut self) -> io::Result<()> {
-        self.engine.reconfigure(&Config::default(), self.clock.now());
+        self.engine.reconfigure(&config_file::empty(), self.clock.now());
         self.settle().await?;
         self.forget();
         Ok(())
