@@ -135,7 +135,7 @@ def boots(guest):
 def package_installs(guest):
     """the package installs, and its own configuration is fine"""
     guest.run('find / -xdev -type f | grep -v -e ^/proc -e ^/sys -e ^/tmp | sort >/tmp/before')
-    guest.run('package install /tmp-linkwatch.ipk')
+    guest.run('package add /tmp-linkwatch.ipk')
     version = guest.run('linkwatch --version')
     guest.run('linkwatch check')
     mode = guest.run('ls -l /etc/config/linkwatch /usr/sbin/linkwatch')
@@ -150,7 +150,7 @@ def configure(guest):
         escaped = line.replace('\t', ' ').replace("'", "'\\''")
         guest.run(f"echo '{escaped}' >>/tmp/config")
     guest.run('mv /tmp/config /etc/config/linkwatch; md5sum /etc/config/linkwatch >/tmp/sum')
-    guest.run('package install /tmp-linkwatch.ipk && md5sum -c /tmp/sum && test -e /etc/config/linkwatch-opkg')
+    guest.run('package add /tmp-linkwatch.ipk && md5sum -c /tmp/sum && test -e /etc/config/linkwatch-opkg')
     guest.run('linkwatch check')
     return 'the new example lies beside it'
 
@@ -224,7 +224,7 @@ def time_to_commit(guest):
     bare, worst_bare = (int(word) for word in guest.run(f'roundtrip {index} 2000').split())
     median = statistics.median(away)
     guest.facts['ratio'] = median / bare
-    return (f'event to commit: median {median:.0f} us, longest {max(away):.0f} us of {len(away)}; a bare netlink round trip '
+    return (f'event to commit: shortest {min(away):.0f} us, median {median:.0f} us, longest {max(away):.0f} us of {len(away)}; a bare netlink round trip '
             f'here: median {bare} us, longest {worst_bare} us; ratio of medians {median / bare:.1f}')
 
 
@@ -248,7 +248,9 @@ def clock_steps(guest):
     told = len(guest.run('cat /tmp/log/linkwatch').splitlines())
     guest.run('date -s "1970-01-01 00:00:10"; usleep 1500000; date -s "2030-06-01 12:00:00"; usleep 1500000; date -s "2025-01-01 00:00:00"')
     news = guest.run('cat /tmp/log/linkwatch').splitlines()[told:]
-    if any('is now' in line or 'leaves by' in line for line in news):
+    # The cards' uplinks and the traffic; the two without a cable may find out what they like.
+    news = [line for line in news if re.search(r"'wanb?' is now|leaves by", line)]
+    if news:
         raise Failed('\n'.join(news))
     guest.machine.cable('card0', False)
     guest.until('on w1', 30, lambda: guest.leaves_by() == 'w1')
