@@ -116,6 +116,31 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Becomes a copy of `other`, piece by piece: `clone_from` would put the whole of it on the stack first.
+    pub fn assign(&mut self, other: &Self) {
+        let Self { globals, uplinks, policies, rules, logical, recover, default_policy, sets, prefixes, ports } = self;
+        globals.clone_from(&other.globals);
+        assign(uplinks, &other.uplinks);
+        assign(policies, &other.policies);
+        assign(rules, &other.rules);
+        assign(logical, &other.logical);
+        assign(recover, &other.recover);
+        assign(sets, &other.sets);
+        assign(prefixes, &other.prefixes);
+        assign(ports, &other.ports);
+        *default_policy = other.default_policy;
+    }
+}
+
+fn assign<T: Clone, const N: usize>(to: &mut Vec<T, N>, from: &Vec<T, N>) {
+    to.clear();
+    for item in from {
+        // Cannot fail: both have the same capacity.
+        let _ = to.push(item.clone());
+    }
+}
+
 /// Section `globals`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Globals {

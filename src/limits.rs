@@ -14,8 +14,12 @@ pub const BOARD: &str = board::BOARD;
 pub const UPLINKS: usize = board::UPLINKS;
 /// Policies in the configuration, the implicit one among them. One more is an error of the configuration.
 pub const POLICIES: usize = board::POLICIES;
-/// Members of a policy. One more is an error of the configuration.
+/// Members of a policy: each uplink once. One more is an error of the configuration.
 pub const MEMBERS: usize = UPLINKS;
+/// Members of all policies together. One more is an error of the configuration.
+pub const MEMBERS_IN_ALL: usize = board::MEMBERS;
+/// Members of a policy with the same metric: they share its traffic. One more is an error of the configuration.
+pub const SHARES: usize = board::SHARES;
 /// Rules in the configuration. One more is an error of the configuration.
 pub const POLICY_RULES: usize = board::POLICY_RULES;
 /// Sets of addresses that rules name. One more is an error of the configuration.
@@ -60,15 +64,22 @@ pub const UBUS_NEWS: usize = 16_384;
 /// Bytes that [`crate::engine::Engine`] may be: checked when compiling.
 pub const ENGINE_BYTES: usize = board::ENGINE_BYTES;
 
-/// Members of a nexthop group: two leaves per uplink.
-pub const GROUP: usize = 2 * UPLINKS;
+/// Bytes that the stripped, dynamically linked program may be: checked by `tests/cross/build`.
+pub const BINARY_BYTES: usize = board::BINARY_BYTES;
+/// Bytes that the package may be: checked by `openwrt/ipk`.
+pub const PACKAGE_BYTES: usize = board::PACKAGE_BYTES;
+/// Bytes of resident memory that the daemon may take with 4 uplinks of 3 targets: checked by `tests/qemu/run`.
+pub const RSS_BYTES: usize = board::RSS_BYTES;
+
+/// Members of a nexthop group: two leaves for each that shares.
+pub const GROUP: usize = 2 * SHARES;
 /// Room for objects of ours that are in the kernel and wanted no more, until they are deleted. One more is left alone
 /// and told; it is looked for again two seconds later.
 const STRAYS: usize = 16;
 /// Nexthops: leaves and a group per policy, in each family.
 pub const NEXTHOPS: usize = 2 * (2 * UPLINKS + POLICIES) + STRAYS;
 /// Routes: three per uplink; one per member, the pointer and the last way out per policy; in each family.
-pub const ROUTES: usize = 2 * (3 * UPLINKS + POLICIES * (MEMBERS + 2)) + STRAYS;
+pub const ROUTES: usize = 2 * (3 * UPLINKS + MEMBERS_IN_ALL + 2 * POLICIES) + STRAYS;
 /// Marks above those of the uplinks: one per uplink and per policy; for sticky rules one per rule and one per rule and
 /// member. One more is an error of the configuration.
 pub const MARKS: usize = UPLINKS + POLICIES + SOFT_MARKS;
@@ -83,6 +94,8 @@ pub const SOURCES: usize = 4;
 // Slots are kept in eight bits.
 const _: () = assert!(UPLINKS >= 1 && UPLINKS <= 60, "marks have room for 60 uplinks");
 const _: () = assert!(POLICIES >= 1 && POLICIES <= 250, "policy tables have room for 250");
+const _: () = assert!(MEMBERS_IN_ALL >= UPLINKS, "the implicit policy has every uplink as a member");
+const _: () = assert!(SHARES >= 1 && SHARES <= UPLINKS, "only uplinks can share");
 const _: () = assert!(POLICY_RULES <= 899, "rule priorities 3000 to 3899 have room for 899");
 const _: () =
     assert!(PROBE_SLOTS >= 32 && PROBE_SLOTS <= 255, "the longest row of lost probes must fit, and a place be a byte");

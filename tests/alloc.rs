@@ -111,7 +111,7 @@ fn config(names: [&str; 2], gateways: bool) -> Config {
             text += &format!("\toption gateway '192.0.2.{n}'\n");
         }
     }
-    config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]).config.expect("a good configuration")
+    *config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]).config.expect("a good configuration")
 }
 
 type Test = (&'static str, fn(bool));

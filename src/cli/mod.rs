@@ -240,7 +240,7 @@ fn reading(words: &Words) -> Reading {
 }
 
 /// Reads the configuration; errors and warnings are said one a line.
-fn read_config(words: &Words) -> Result<Config, String> {
+fn read_config(words: &Words) -> Result<Box<Config>, String> {
     let reading = reading(words);
     reading.warnings.iter().for_each(|w| log::warn!("{w}"));
     reading.errors.iter().for_each(|e| log::error!("{e}"));
@@ -292,7 +292,7 @@ fn plan(words: &Words) -> Result<(), String> {
 }
 
 fn flush(words: &Words) -> Result<(), String> {
-    let mut daemon = Daemon::open(&Config::default(), options(words)).map_err(|error| error.to_string())?;
+    let mut daemon = Daemon::open(&config_file::empty(), options(words)).map_err(|error| error.to_string())?;
     wait::block_on(async {
         daemon.check_privileges().await?;
         daemon.flush().await

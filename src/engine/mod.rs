@@ -45,7 +45,7 @@ pub use notice::{Notice, Object};
 pub use snapshot::Snapshot;
 pub use uplink::{Reason, State};
 
-use crate::config::Config;
+use crate::config::{Config, UplinkConfig};
 use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family, UplinkSlot};
@@ -140,7 +140,16 @@ pub struct Counters {
 impl Engine {
     /// An engine that knows nothing yet: it first asks for everything, and changes nothing before it knows.
     pub fn new(config: &Config, now: Instant) -> Self {
-        let mut engine = Self {
+        let mut engine = Self::empty(now);
+        engine.reconfigure(config, now);
+        engine
+    }
+
+    /// An engine without a configuration. It may be a megabyte, nearly all of it unwritten: inlined, so that whoever
+    /// has a place for it has only the written part stored there, and untouched pages cost no memory.
+    #[inline(always)]
+    pub fn empty(now: Instant) -> Self {
+        Self {
             config: Config::default(),
             uplinks: Vec::new(),
             ways: Vec::new(),
@@ -170,38 +179,78 @@ impl Engine {
             failover_times: FailoverTimes::default(),
             now,
             counters: Counters::default(),
-        };
-        engine.reconfigure(config, now);
-        engine
+        }
     }
 
     /// Takes another configuration. Uplinks and policies that keep their name (and device) keep their state; the
     /// difference is applied once everything has been read again.
     pub fn reconfigure(&mut self, config: &Config, now: Instant) {
-        let old_config = core::mem::replace(&mut self.config, config.clone());
-        let mut old_uplinks = core::mem::take(&mut self.uplinks);
-        for uplink in &self.config.uplinks {
-            let same = |c: &crate::config::UplinkConfig| c.name == uplink.name && c.device == uplink.device;
-            let kept = old_config.uplinks.iter().position(same).and_then(|at| {
-                let fresh = old_config.uplinks.get(at).map(|c| Uplink::new(c, now))?;
-                old_uplinks.get_mut(at).map(|u| core::mem::replace(u, fresh))
-            });
-            let mut kept = kept.unwrap_or_else(|| Uplink::new(uplink, now));
-            let old_probe = old_config.uplinks.iter().find(|c| same(c)).map_or(&uplink.probe, |c| &c.probe);
-            kept.probing.reconfigure(old_probe, &uplink.probe, now);
-            // Cannot fail: the configuration has the same capacity.
-            let _ = self.uplinks.push(kept);
+        // Nothing big is moved through the stack: a table is worth hundreds of kilobytes on a large board.
+        let place = |c: &Config, at: usize| c.uplinks.get(at).map(|u| (u.name.clone(), u.device));
+        let same_places = (0..limits::UPLINKS).all(|at| place(&self.config, at) == place(config, at));
+        self.keep_ways(config);
+        self.keep_uplinks(config, now);
+        self.config.assign(config);
+        self.reconfigure_flows(same_places);
+        self.probe_at = None;
+        self.sync.mark(&Dump::ALL);
+        if self.sync.synced {
+            self.event_at = now;
+            self.settle(now);
         }
+    }
+
+    /// Brings the uplinks into the order of the new configuration: those that stay are moved, others made or dropped.
+    fn keep_uplinks(&mut self, config: &Config, now: Instant) {
+        let old = &self.config;
+        let same = |a: &UplinkConfig, b: &UplinkConfig| a.name == b.name && a.device == b.device;
+        // For each place in `uplinks`: where its configuration was.
+        let mut origin: Vec<Option<u8>, { limits::UPLINKS }> =
+            (0..self.uplinks.len()).map(|at| Some(at as u8)).collect();
+        let config_of = |origin: Option<u8>| old.uplinks.get(usize::from(origin?));
+        for at in (0..self.uplinks.len()).rev() {
+            let was = config_of(origin.get(at).copied().flatten());
+            if !was.is_some_and(|was| config.uplinks.iter().any(|new| same(new, was))) {
+                self.uplinks.swap_remove(at);
+                origin.swap_remove(at);
+            }
+        }
+        for (at, new) in config.uplinks.iter().enumerate() {
+            let is_it = |o: &Option<u8>| config_of(*o).is_some_and(|was| same(new, was));
+            match origin.iter().skip(at).position(is_it).map(|after| at.saturating_add(after)) {
+                Some(from) => {
+                    self.uplinks.swap(at, from);
+                    origin.swap(at, from);
+                }
+                None => {
+                    // Neither can fail: only those that stay and those made so far are there, and the configuration
+                    // has the same capacity.
+                    let _ = self.uplinks.push(Uplink::new(new, now));
+                    let _ = origin.push(None);
+                    let last = self.uplinks.len().saturating_sub(1);
+                    self.uplinks.swap(at, last);
+                    origin.swap(at, last);
+                }
+            }
+            let was = config_of(origin.get(at).copied().flatten()).unwrap_or(new);
+            if let Some(uplink) = self.uplinks.get_mut(at) {
+                uplink.probing.reconfigure(&was.probe, &new.probe, now);
+            }
+        }
+    }
+
+    /// Brings the policies' ways into the order of the new configuration.
+    fn keep_ways(&mut self, config: &Config) {
         let slot_of = |slot: UplinkSlot| {
-            let name = &old_config.uplinks.get(usize::from(slot.0))?.name;
-            self.config.uplinks.iter().position(|c| c.name == *name).map(|at| UplinkSlot(at as u8))
+            let name = &self.config.uplinks.get(usize::from(slot.0))?.name;
+            config.uplinks.iter().position(|c| c.name == *name).map(|at| UplinkSlot(at as u8))
         };
         let old_ways = core::mem::take(&mut self.ways);
         let old_preferred = core::mem::take(&mut self.preferred);
-        for policy in &self.config.policies {
+        for policy in &config.policies {
             let mut ways = [Way::default(); 2];
             let mut preferred = None;
-            if let Some(at) = old_config.policies.iter().position(|p| p.name == policy.name) {
+            if let Some(at) = self.config.policies.iter().position(|p| p.name == policy.name) {
                 for (way, old) in ways.iter_mut().zip(old_ways.get(at).copied().unwrap_or_default()) {
                     way.told = old.told.iter().filter_map(slot_of).collect();
                     way.chosen = way.told;
@@ -211,15 +260,6 @@ impl Engine {
             let _ = self.preferred.push(preferred);
             // Cannot fail: the configuration has the same capacity.
             let _ = self.ways.push(ways);
-        }
-        let place = |c: &Config, at: usize| c.uplinks.get(at).map(|u| (u.name.clone(), u.device));
-        let same_places = (0..limits::UPLINKS).all(|at| place(&old_config, at) == place(&self.config, at));
-        self.reconfigure_flows(same_places);
-        self.probe_at = None;
-        self.sync.mark(&Dump::ALL);
-        if self.sync.synced {
-            self.event_at = now;
-            self.settle(now);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Everything is either applied or named: an error for each wrong value (then there is no configuration at all), a
 //! warning for each option that is understood but not applied yet. Nothing is dropped in silence.
 
+mod members;
 mod probe;
 mod rules;
 
@@ -32,8 +33,8 @@ pub enum Dialect {
 /// What a file amounts to.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// The configuration; `None` when there is any error.
-    pub config: Option<Config>,
+    /// The configuration; `None` when there is any error. Boxed: on a large board it is a hundred kilobytes.
+    pub config: Option<Box<Config>>,
     /// What is wrong.
     pub errors: Vec<Diagnostic>,
     /// What is understood but not applied, or likely not meant.
@@ -55,6 +56,11 @@ const LOG_LEVELS: [(&str, u8); 11] = [
     ("debug", 7),
 ];
 
+/// A configuration of nothing, made in its place and not on the stack.
+pub fn empty() -> Box<Config> {
+    Box::write(Box::new_uninit(), Config::default())
+}
+
 /// Reads a file. `known_ids` are the numbers that names had before: a number stays with its name.
 pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Outcome {
     let (sections, errors) = sections(text);
@@ -62,7 +68,7 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
     let mut reader = Reader {
         dialect,
         outcome,
-        config: Config::default(),
+        config: empty(),
         disabled: Vec::new(),
         members: Vec::new(),
         failback: Failback::default(),
@@ -81,6 +87,9 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
     of("rule").for_each(|s| reader.rule(s));
     if of("policy").next().is_none() && of("rule").next().is_none() {
         reader.implicit_policy();
+    }
+    for (section, message) in members::check(&reader.config, &sections) {
+        reader.error(section, None, message);
     }
     let nowhere = Section { kind: "globals".to_owned(), ..Section::default() };
     reader.check_marks(of("globals").next().unwrap_or(&nowhere));
@@ -117,7 +126,7 @@ struct NamedMember {
 struct Reader {
     dialect: Dialect,
     outcome: Outcome,
-    config: Config,
+    config: Box<Config>,
     disabled: Vec<String>,
     members: Vec<NamedMember>,
     /// What policies do that say nothing of it.

@@ -167,7 +167,7 @@ pub fn config(text: &[u8]) {
         // A number stays with its name.
         let ids: Vec<(Name, UplinkId)> = config.uplinks.iter().map(|u| (u.name.clone(), u.id)).collect();
         assert_eq!(config_file::read(text, dialect, &ids).config.as_ref(), Some(&config), "read again");
-        let mut world = World::new(config);
+        let mut world = World::new(*config);
         world.kernel = FakeKernel::new();
         for (n, uplink) in world.config.uplinks.iter().enumerate() {
             world.kernel.create_link(uplink.device, IfIndex(2 + n as u32), true, true);

@@ -1,6 +1,7 @@
 //! The loop: what came in goes to the engine, what the engine asks for goes out.
 
 mod bus;
+mod clients;
 mod flows;
 mod plan;
 
@@ -12,17 +13,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::clock::Clock;
-use super::control::{Control, Wish};
+use super::control::Control;
 use super::netfilter::Netfilter;
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
 use super::nft::Nft;
-use super::peer;
 use super::probe::Prober;
 use super::ration::Ration;
 use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
-use super::text::Text;
 use super::ubus::Bus;
 use super::ubus::netifd::Logical;
 use super::wait::{Async, Timer};
@@ -32,8 +31,9 @@ use crate::engine::action::Load;
 use crate::engine::action::{ProbePath, ProbeRequest};
 use crate::engine::event::ProbeOutcome;
 use crate::engine::object::{RouteSpec, RouteTarget};
-use crate::engine::{Action, Dump, Engine, Event, Feed, Notice, Op, Token, layout};
+use crate::engine::{Action, Dump, Engine, Event, Feed, Op, Token, layout};
 use crate::limits;
+use crate::proto::config_file;
 use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::time::Instant;
@@ -72,7 +72,7 @@ pub enum Ubus {
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// The configuration; `None` when there is any error.
-    pub config: Option<Config>,
+    pub config: Option<Box<Config>>,
     /// What is wrong, with file and line.
     pub errors: Vec<String>,
     /// What is likely not meant.
@@ -81,7 +81,7 @@ pub struct Reading {
 
 impl Reading {
     /// Says it all; the configuration if there is one.
-    pub fn told(self) -> Option<Config> {
+    pub fn told(self) -> Option<Box<Config>> {
         self.warnings.iter().for_each(|w| log::warn!("{w}"));
         self.errors.iter().for_each(|e| log::error!("{e}"));
         if self.config.is_none() {
@@ -150,7 +150,9 @@ impl Daemon {
         };
         let mut with_names = Box::new(config.clone());
         Logical::default().apply(&mut with_names, &stored.devices);
-        let mut engine = Box::new(Engine::new(&with_names, clock.now()));
+        // Not Box::new: that would make a megabyte on the stack and copy it.
+        let mut engine = Box::write(Box::new_uninit(), Engine::empty(clock.now()));
+        engine.reconfigure(&with_names, clock.now());
         engine.restore(&stored.history, clock.now());
         Ok(Self {
             engine,
@@ -212,30 +214,6 @@ impl Daemon {
         }
     }
 
-    /// Opens the control socket. Without it the daemon does its work all the same.
-    ///
-    /// # Errors
-    /// Another daemon listens there: then this one should not run.
-    pub fn open_control(&mut self) -> io::Result<()> {
-        let Some(path) = &self.options.control else { return Ok(()) };
-        let group = self.engine.config().globals.control_group.as_ref();
-        let group = group.and_then(|name| {
-            let id = peer::group_id(name);
-            if id.is_none() {
-                log::warn!("control_group {name}: no such group; only root may change anything");
-            }
-            id
-        });
-        match Control::listen(path, group) {
-            Ok(control) => self.control = Some(control),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
-            }
-            Err(error) => log::error!("control socket {}: {error}; going on without", path.display()),
-        }
-        Ok(())
-    }
-
     /// Runs until a signal ends it; `read` reads the configuration file.
     ///
     /// # Errors
@@ -289,48 +267,6 @@ impl Daemon {
         }
     }
 
-    /// Clients come last: whatever they want, the links were read and traffic was moved before.
-    fn turn_control(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
-        let now = self.clock.now();
-        if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
-            log::warn!("The configuration was not confirmed: back to the one before");
-            self.take_config(*before);
-        }
-        loop {
-            let now = self.clock.now();
-            let Some(control) = &mut self.control else { return self.drain() };
-            let Some((id, wish)) = control.turn(&self.engine, &self.stored.journal, now) else { return self.drain() };
-            let result = self.fulfil(wish, read);
-            self.drain()?;
-            let now = self.clock.now();
-            if let Some(control) = &mut self.control {
-                control.answer(id, result, now);
-            }
-        }
-    }
-
-    fn fulfil(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) -> Result<(), &'static str> {
-        let now = self.clock.now();
-        match wish {
-            Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
-            Wish::Reload { confirm } => {
-                let before = self.before.take().map_or_else(|| self.config.clone(), |(b, _)| b);
-                let Some(config) = read().told() else {
-                    return Err("the configuration is wrong and was not taken: see 'linkwatch check' and the log");
-                };
-                self.reconfigure(config);
-                self.before = confirm.map(|time| (before, now.after(time)));
-            }
-            Wish::Confirm => {
-                self.before.take().ok_or("nothing waits to be confirmed")?;
-                log::info!("Configuration confirmed");
-            }
-            Wish::FlushFlows(_) => return Err("this build does not touch flows"),
-            Wish::Trace(_) => return Err("this build records nothing"),
-        }
-        Ok(())
-    }
-
     /// One turn of the loop without waiting: reads what is there, lets due time pass, does what follows.
     ///
     /// # Errors
@@ -379,7 +315,7 @@ impl Daemon {
     /// # Errors
     /// The kernel does not settle.
     pub async fn flush(&mut self) -> io::Result<()> {
-        self.engine.reconfigure(&Config::default(), self.clock.now());
+        self.engine.reconfigure(&config_file::empty(), self.clock.now());
         self.settle().await?;
         self.forget();
         Ok(())
@@ -612,41 +548,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-
-    fn announce(&mut self, notice: &Notice) {
-        let names = &self.names;
-        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
-        let line = text.notice(notice);
-        let level = match notice {
-            Notice::Uplink { .. }
-            | Notice::Bounced { .. }
-            | Notice::Switched { .. }
-            | Notice::FlowsDropped { .. }
-            | Notice::NftBack => log::Level::Info,
-            _ => log::Level::Warn,
-        };
-        match self.ration.take(notice, self.engine.now()) {
-            Some(0) => log::log!(level, "{line}"),
-            Some(hidden) => log::log!(level, "{line} ({hidden} lines like it were not written)"),
-            None => log::debug!("{line}"),
-        }
-        let uplink = match notice {
-            Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),
-            Notice::Switched { to, from, .. } => to.first().or(from.first()),
-            Notice::FlowsDropped { uplink, .. } | Notice::FlowsStuck { uplink, .. } => Some(*uplink),
-            _ => None,
-        };
-        let config = self.engine.config();
-        let uplink = uplink.and_then(|u| config.uplinks.get(usize::from(u.0))).map_or("", |u| u.name.as_str());
-        if let Some(bus) = &mut self.bus {
-            bus.notice(notice, &line);
-        }
-        self.stored.journal.push(self.clock.wall(), uplink, line);
-        let now = self.clock.now();
-        if let Some(control) = &mut self.control {
-            control.stir(&self.engine, &self.stored.journal, now);
-        }
     }
 
     fn save(&mut self, now: crate::time::Instant) {

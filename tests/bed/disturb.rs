@@ -59,7 +59,7 @@ impl<'a> Disturber<'a> {
     pub fn new(lab: &'a Lab, config: &str, state: PathBuf, seed: u64) -> Self {
         let config =
             config_file::read(config.as_bytes(), Dialect::Linkwatch, &[]).config.expect("a good configuration");
-        Self { lab, config, state, random: seed, broken: None, last: [None; 3] }
+        Self { lab, config: *config, state, random: seed, broken: None, last: [None; 3] }
     }
 
     /// Disturbs once and waits until all is well again.

@@ -53,7 +53,7 @@ fn config(uplinks: usize) -> Config {
         )
     };
     let text: String = (0..uplinks).map(section).collect();
-    config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]).config.expect("a good configuration")
+    *config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]).config.expect("a good configuration")
 }
 
 fn link(n: usize, carrier: bool, losses: u32) -> LinkInfo {

@@ -22,7 +22,7 @@ pub fn ifname(name: &str) -> IfName {
 pub fn accepted(text: &str) -> Config {
     let outcome = config_file::read(text.as_bytes(), Dialect::Linkwatch, &[]);
     assert_eq!(outcome.errors, []);
-    outcome.config.expect("no errors, so a configuration")
+    *outcome.config.expect("no errors, so a configuration")
 }
 
 /// Reads a file of ours that has errors; each as it is shown.

@@ -23,13 +23,13 @@ pub(super) type Planning = (Call, Pin<Box<dyn Future<Output = io::Result<Vec<Str
 
 impl Daemon {
     /// Takes another configuration.
-    pub(super) fn reconfigure(&mut self, config: Config) {
+    pub(super) fn reconfigure(&mut self, config: Box<Config>) {
         log::info!("Configuration read again");
         self.take_config(config);
     }
 
-    pub(super) fn take_config(&mut self, config: Config) {
-        *self.config = config;
+    pub(super) fn take_config(&mut self, config: Box<Config>) {
+        self.config = config;
         self.apply_names(true);
         if let Some(bus) = &mut self.bus {
             bus.reconfigured();

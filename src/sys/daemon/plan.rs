@@ -1,6 +1,7 @@
 //! Runs that end: until the kernel has what is wanted, or, for `linkwatch plan`, until it would have.
 
 use super::*;
+use crate::sys::text::Text;
 
 impl Daemon {
     /// Runs until the kernel has what is wanted, without watching any longer. Gives up after a while.

@@ -1,0 +1,114 @@
+//! What the daemon does for people: the control socket's turn, what its clients want, notices as lines and as entries of
+//! the journal.
+
+use std::io;
+
+use super::{Daemon, Reading};
+use crate::engine::{Event, Notice};
+use crate::sys::control::{Control, Wish};
+use crate::sys::peer;
+use crate::sys::text::Text;
+use crate::types::{Family, IfName};
+
+impl Daemon {
+    /// Opens the control socket. Without it the daemon does its work all the same.
+    ///
+    /// # Errors
+    /// Another daemon listens there: then this one should not run.
+    pub fn open_control(&mut self) -> io::Result<()> {
+        let Some(path) = &self.options.control else { return Ok(()) };
+        let group = self.engine.config().globals.control_group.as_ref();
+        let group = group.and_then(|name| {
+            let id = peer::group_id(name);
+            if id.is_none() {
+                log::warn!("control_group {name}: no such group; only root may change anything");
+            }
+            id
+        });
+        match Control::listen(path, group) {
+            Ok(control) => self.control = Some(control),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            }
+            Err(error) => log::error!("control socket {}: {error}; going on without", path.display()),
+        }
+        Ok(())
+    }
+
+    /// Clients come last: whatever they want, the links were read and traffic was moved before.
+    pub(super) fn turn_control(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
+        let now = self.clock.now();
+        if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
+            log::warn!("The configuration was not confirmed: back to the one before");
+            self.take_config(before);
+        }
+        loop {
+            let now = self.clock.now();
+            let Some(control) = &mut self.control else { return self.drain() };
+            let Some((id, wish)) = control.turn(&self.engine, &self.stored.journal, now) else { return self.drain() };
+            let result = self.fulfil(wish, read);
+            self.drain()?;
+            let now = self.clock.now();
+            if let Some(control) = &mut self.control {
+                control.answer(id, result, now);
+            }
+        }
+    }
+
+    fn fulfil(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) -> Result<(), &'static str> {
+        let now = self.clock.now();
+        match wish {
+            Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
+            Wish::Reload { confirm } => {
+                let before = self.before.take().map_or_else(|| self.config.clone(), |(b, _)| b);
+                let Some(config) = read().told() else {
+                    return Err("the configuration is wrong and was not taken: see 'linkwatch check' and the log");
+                };
+                self.reconfigure(config);
+                self.before = confirm.map(|time| (before, now.after(time)));
+            }
+            Wish::Confirm => {
+                self.before.take().ok_or("nothing waits to be confirmed")?;
+                log::info!("Configuration confirmed");
+            }
+            Wish::FlushFlows(uplink) => Family::BOTH.into_iter().for_each(|f| self.drop_flows(uplink, f, false)),
+            Wish::Trace(_) => return Err("this build records nothing"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn announce(&mut self, notice: &Notice) {
+        let names = &self.names;
+        let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
+        let line = text.notice(notice);
+        let level = match notice {
+            Notice::Uplink { .. }
+            | Notice::Bounced { .. }
+            | Notice::Switched { .. }
+            | Notice::FlowsDropped { .. }
+            | Notice::NftBack => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        match self.ration.take(notice, self.engine.now()) {
+            Some(0) => log::log!(level, "{line}"),
+            Some(hidden) => log::log!(level, "{line} ({hidden} lines like it were not written)"),
+            None => log::debug!("{line}"),
+        }
+        let uplink = match notice {
+            Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),
+            Notice::Switched { to, from, .. } => to.first().or(from.first()),
+            Notice::FlowsDropped { uplink, .. } | Notice::FlowsStuck { uplink, .. } => Some(*uplink),
+            _ => None,
+        };
+        let config = self.engine.config();
+        let uplink = uplink.and_then(|u| config.uplinks.get(usize::from(u.0))).map_or("", |u| u.name.as_str());
+        if let Some(bus) = &mut self.bus {
+            bus.notice(notice, &line);
+        }
+        self.stored.journal.push(self.clock.wall(), uplink, line);
+        let now = self.clock.now();
+        if let Some(control) = &mut self.control {
+            control.stir(&self.engine, &self.stored.journal, now);
+        }
+    }
+}
