@@ -35,9 +35,13 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
-/// Microseconds as milliseconds with one digit behind the point.
+/// Microseconds, or milliseconds with one digit behind the point.
 fn millis(micros: i64) -> String {
-    if micros < 0 { "-".to_owned() } else { format!("{}.{} ms", micros / 1000, micros % 1000 / 100) }
+    match micros {
+        ..0 => "-".to_owned(),
+        0..1000 => format!("{micros} us"),
+        _ => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+    }
 }
 
 fn percent(permille: i64) -> String {
