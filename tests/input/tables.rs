@@ -181,6 +181,8 @@ fn no_more_requests_are_in_flight_than_the_board_allows_and_none_is_forgotten() 
                     flying.push_back(token);
                     all += 1;
                 }
+                Action::AskNft { token } => engine.handle_event(Event::Acked { token, errno: Errno::OK }, at(0)),
+                Action::LoadNft(_) => engine.handle_event(Event::NftLoaded(Ok(())), at(0)),
                 _ => {}
             }
             most = most.max(flying.len());
