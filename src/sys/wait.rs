@@ -21,6 +21,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock;
 
+/// The longest single wait, whatever is asked for: more than this and it does not fit into a 32-bit machine's call.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// What is waited for in this turn, and what the last wait found.
 #[derive(Default)]
 struct Turn {
@@ -55,7 +58,7 @@ impl Turn {
 
     fn wait(&mut self, at_once: bool) {
         let due = self.deadlines.iter().map(|(_, at)| *at).min();
-        let left = |at: Instant| at.saturating_duration_since(clock::monotonic());
+        let left = |at: Instant| at.saturating_duration_since(clock::monotonic()).min(LONGEST);
         let time = if at_once { Some(Duration::ZERO) } else { due.map(left) };
         let time = time.and_then(|t| Timespec::try_from(t).ok());
         self.polls.extend(self.wanted.iter().map(|(fd, events)| {
