@@ -1,4 +1,6 @@
 //! Fields written again, and shown.
+// Each program that stands on it uses a part of it.
+#![allow(dead_code)]
 
 use std::fmt::Write as _;
 
