@@ -274,7 +274,7 @@ impl Daemon {
                 self.before.take().ok_or("nothing waits to be confirmed")?;
                 log::info!("Configuration confirmed");
             }
-            Wish::FlushFlows(_) => return Err("this build does not touch flows"),
+            Wish::FlushFlows(uplink) => self.engine.forget_flows(uplink),
             Wish::Trace(_) => return Err("this build records nothing"),
         }
         Ok(())
