@@ -180,8 +180,6 @@ fn ask(words: &Words) -> Result<(), String> {
         }
         ("confirm", []) => client.simple(&Request::Confirm),
         ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
-        ("trace", ["start", file]) => client.simple(&Request::Trace { file: Some(file) }),
-        ("trace", ["stop"]) => client.simple(&Request::Trace { file: None }),
         ("names", [of]) => client.names(of),
         ("completion", []) => {
             print!("{}", words::completion());

@@ -45,8 +45,6 @@ pub const COMMANDS: &[Command] = &[
     },
     Command { name: "confirm", takes: "", does: "keep what was applied" },
     Command { name: "flush-flows", takes: "UPLINK", does: "forget the connections that are pinned to an uplink" },
-    Command { name: "trace", takes: "start FILE|stop", does: "record all that happens and is decided" },
-    Command { name: "replay", takes: "FILE", does: "decide a recorded run again, and show what differs" },
     Command { name: "completion", takes: "", does: "print completions for ash and bash" },
     Command { name: "man", takes: "", does: "print the manual page" },
 ];
@@ -95,7 +93,6 @@ pub fn completion() -> String {
          \tlinkwatch) words='{}' ;;\n\
          \twhy|graph|up|down|auto|probe|flush-flows) words=$(linkwatch names uplinks 2>/dev/null) ;;\n\
          \tswitch) words=$(linkwatch names policies 2>/dev/null) ;;\n\
-         \ttrace) words='start stop' ;;\n\
          \t*) words='{}' ;;\n\
          \tesac\n\
          \tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n\

@@ -43,8 +43,6 @@ pub enum Request<'a> {
     Confirm,
     /// Forget the flows of an uplink.
     FlushFlows { uplink: &'a str },
-    /// Record everything that happens into a new file; `None` ends it.
-    Trace { file: Option<&'a str> },
 }
 
 impl Request<'_> {

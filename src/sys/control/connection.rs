@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::task::Context;
 
 use crate::sys::wait::Async;
@@ -36,7 +35,6 @@ pub(super) struct Connection {
     pub id: ClientId,
     stream: Async<UnixStream>,
     may_change: bool,
-    is_root: bool,
     job: Job,
     request: heapless::Vec<u8, REQUEST_MAX>,
     answer: Box<[u8; limits::CONTROL_TX]>,
@@ -58,12 +56,11 @@ pub(super) fn refuse(mut stream: UnixStream) {
 }
 
 impl Connection {
-    pub fn new(id: ClientId, stream: UnixStream, may_change: bool, is_root: bool, now: Instant) -> io::Result<Self> {
+    pub fn new(id: ClientId, stream: UnixStream, may_change: bool, now: Instant) -> io::Result<Self> {
         Ok(Self {
             id,
             stream: Async::new(stream)?,
             may_change,
-            is_root,
             job: Job::Idle,
             request: heapless::Vec::new(),
             answer: Box::new([0; limits::CONTROL_TX]),
@@ -169,9 +166,7 @@ impl Connection {
     }
 
     fn begin(&mut self, request: Request<'_>, engine: &Engine) -> Option<Wish> {
-        let forbidden =
-            request.changes() && !self.may_change || matches!(request, Request::Trace { .. }) && !self.is_root;
-        if forbidden {
+        if request.changes() && !self.may_change {
             self.say(Item::Failed("not permitted: only root and the group of the socket may change anything"));
             return None;
         }
@@ -240,10 +235,6 @@ impl Connection {
             }
             Request::Confirm => Wish::Confirm,
             Request::FlushFlows { uplink } => Wish::FlushFlows(find_uplink(engine, uplink)?),
-            Request::Trace { file } => match file.map(PathBuf::from) {
-                Some(path) if !path.is_absolute() => return Err("the file's path must be absolute".to_owned()),
-                path => Wish::Trace(path),
-            },
         }))
     }
 

@@ -39,8 +39,6 @@ pub enum Wish {
     Confirm,
     /// Forget the flows of an uplink.
     FlushFlows(UplinkSlot),
-    /// Record into a new file, or stop.
-    Trace(Option<PathBuf>),
 }
 
 /// Which client, while it lasts.
@@ -163,7 +161,7 @@ impl Control {
         }
         let may_change = who.uid == 0 || self.group.is_some_and(|group| who.gid == group);
         self.next_id = self.next_id.wrapping_add(1);
-        match Connection::new(ClientId(self.next_id), stream, may_change, who.uid == 0, now) {
+        match Connection::new(ClientId(self.next_id), stream, may_change, now) {
             Ok(client) => self.clients.push(client),
             Err(error) => log::debug!("control: {error}"),
         }
