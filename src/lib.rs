@@ -5,20 +5,20 @@
 //! it is; it says what should be done and when it wants to be woken. Everything with a file descriptor lives elsewhere.
 //!
 //! ```text
-//!    rtnetlink: links | rtnetlink: state | rtnetlink: answers      UCI file   signals   clock
-//!            |               |                  |                     |          |        |
-//!   +--------v---------------v------------------v---------------------v----------v--------v------+
-//!   | sys     sockets, files, clock, signals, syslog. The only unsafe. No decisions.             |
-//!   +--------+----------------------------------------------------------------------^------------+
-//!            | bytes                                                          bytes |
-//!   +--------v----------------------------------------------------------------------+------------+
-//!   | proto   one file per language we speak: bytes -> Event, Action -> bytes                    |
-//!   +--------+----------------------------------------------------------------------^------------+
-//!            | Event + now                                                   Action |
-//!   +--------v----------------------------------------------------------------------+------------+
-//!   | engine  links, uplinks, damping, policies; desired against installed; four times of a switch|
-//!   +--------------------------------------------------------------------------------------------+
-//!     sim stands where sys stands: virtual clock, pretend kernel, scenarios, random runs
+//!   rtnetlink: links, state, answers | probes | nft, conntrack | ubus | control socket | UCI file  signals  clock
+//!            |                           |          |            |          |             |         |       |
+//!   +--------v---------------------------v----------v------------v----------v-------------v---------v-------v----+
+//!   | sys     sockets, files, clock, signals, syslog, one wait for all of them. The only unsafe. No decisions.   |
+//!   +--------+------------------------------------------------------------------------------^--------------------+
+//!            | bytes                                                                  bytes |
+//!   +--------v------------------------------------------------------------------------------+--------------------+
+//!   | proto   one file per language we speak: bytes -> Event, Action -> bytes; one table of what can be asked    |
+//!   +--------+------------------------------------------------------------------------------^--------------------+
+//!            | Event + now                                                           Action |
+//!   +--------v------------------------------------------------------------------------------+--------------------+
+//!   | engine  links, uplinks, probes, damping, policies, flows; desired against installed; times of a switch     |
+//!   +-------------------------------------------------------------------------------------------------------------+
+//!     sim stands where sys stands: virtual clock, pretend kernel, pretend paths, scenarios, random runs, fuzzing
 //! ```
 //!
 //! Who may import whom (`tests/tidy.rs` reads the sources and says no):
@@ -30,14 +30,15 @@
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
-//! | [`proto`] | how bytes become events, and actions bytes; UCI text |
+//! | [`proto`] | how bytes become events, and actions bytes; UCI text; `proto::report` names every field of a status, once, for JSON, ubus and the control socket |
 //! | [`sys`] | how bytes get in and out: one main future on a single thread |
 //! | [`cli`] | words to subcommands; `main.rs` only calls it |
 //! | `sim` (feature `sim`) | a world without a kernel, for tests |
 //!
 //! # What is kept in the kernel
 //!
-//! Routes, rules and nexthops with protocol 76 ([`engine::object::PROTOCOL`]) are ours; nothing else is ever touched.
+//! Routes, rules and nexthops with protocol 76 ([`engine::object::PROTOCOL`]) and the nft table `inet linkwatch` are ours;
+//! nothing else is ever touched.
 //! The numbers are in [`engine::layout`].
 //!
 //! 1. **The dead-man layer** works with the daemon dead: per uplink N a table N with its default route and an
@@ -65,7 +66,10 @@
 //!   and a filter in the kernel keeps foreign routes from waking us at all.
 //! - **Nothing waits for an answer.** A request whose answer is lost costs a new socket and a dump, never a hang.
 //! - **One program is started, `nft`, and only for a configuration**, never on the way from an event to a switch.
-//! - **No name is resolved, no floating point is used, nothing is written to flash.**
+//! - **A probe leaves by its uplink and nothing else**, and an answer counts once, for the life it was sent in. Answers
+//!   wait in the socket with the kernel's time stamp until a timer is due anyway: a probe costs one wake-up.
+//! - **Nobody is waited for.** The bus, clients, the log, nft and hooks have their turn last and bounded tables each.
+//! - **No name is resolved by the system, no floating point is used, nothing is written to flash.**
 
 pub mod cli;
 pub mod config;
