@@ -4,7 +4,7 @@
 //! is `LINKWATCH_SEEDS=7..8 cargo test --test random`.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
 use linkwatch::sim::random;
 
@@ -24,19 +24,18 @@ fn random_worlds_hold_the_invariants_and_converge() {
     // A panic of the engine is caught and told with its seed; its own message in between would only be noise.
     std::panic::set_hook(Box::new(|_| {}));
     let range = seeds();
-    let next = AtomicU64::new(range.start);
+    // Not an atomic: MIPS has none of 64 bits.
+    let seeds = Mutex::new(range.clone());
+    let next = || seeds.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
     let failed = std::thread::scope(|s| {
         let work = || {
             let mut failed = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= range.end {
-                    return failed;
-                }
+            while let Some(seed) = next() {
                 if let Err(story) = random::run(seed) {
                     failed.push((seed, story));
                 }
             }
+            failed
         };
         let threads: Vec<_> = (0..2).map(|_| s.spawn(work)).collect();
         threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect::<Vec<_>>()

@@ -139,6 +139,7 @@ fn only_one_file_reads_the_clock() {
 #[test]
 fn nothing_uses_64_bit_atomics() {
     forbid("src", &["AtomicU64", "AtomicI64"], &[]);
+    forbid("tests", &["AtomicU64", "AtomicI64"], &["tidy.rs"]);
 }
 
 #[test]
