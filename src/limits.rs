@@ -18,8 +18,6 @@ pub const POLICIES: usize = board::POLICIES;
 pub const MEMBERS: usize = UPLINKS;
 /// Members of all policies together. One more is an error of the configuration.
 pub const MEMBERS_IN_ALL: usize = board::MEMBERS;
-/// Members of a policy with the same metric: they share its traffic. One more is an error of the configuration.
-pub const SHARES: usize = board::SHARES;
 /// Rules in the configuration. One more is an error of the configuration.
 pub const POLICY_RULES: usize = board::POLICY_RULES;
 /// Sets of addresses that rules name. One more is an error of the configuration.
@@ -71,8 +69,8 @@ pub const PACKAGE_BYTES: usize = board::PACKAGE_BYTES;
 /// Bytes of resident memory that the daemon may take with 4 uplinks of 3 targets: checked by `tests/qemu/run`.
 pub const RSS_BYTES: usize = board::RSS_BYTES;
 
-/// Members of a nexthop group: two leaves for each that shares.
-pub const GROUP: usize = 2 * SHARES;
+/// Members of a nexthop group: two leaves per uplink.
+pub const GROUP: usize = 2 * UPLINKS;
 /// Room for objects of ours that are in the kernel and wanted no more, until they are deleted. One more is left alone
 /// and told; it is looked for again two seconds later.
 const STRAYS: usize = 16;
@@ -95,7 +93,6 @@ pub const SOURCES: usize = 4;
 const _: () = assert!(UPLINKS >= 1 && UPLINKS <= 60, "marks have room for 60 uplinks");
 const _: () = assert!(POLICIES >= 1 && POLICIES <= 250, "policy tables have room for 250");
 const _: () = assert!(MEMBERS_IN_ALL >= UPLINKS, "the implicit policy has every uplink as a member");
-const _: () = assert!(SHARES >= 1 && SHARES <= UPLINKS, "only uplinks can share");
 const _: () = assert!(POLICY_RULES <= 899, "rule priorities 3000 to 3899 have room for 899");
 const _: () =
     assert!(PROBE_SLOTS >= 32 && PROBE_SLOTS <= 255, "the longest row of lost probes must fit, and a place be a byte");

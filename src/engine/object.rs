@@ -116,7 +116,7 @@ pub enum NexthopBody {
 }
 
 /// The members of a nexthop group: at most [`limits::GROUP`], further ones are refused by [`Group::push`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     /// How it picks a member.
     pub kind: GroupKind,
@@ -142,6 +142,12 @@ pub struct GroupMember {
     pub id: u32,
     /// Share, 1 to 256.
     pub weight: u16,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self { kind: GroupKind::default(), len: 0, members: [GroupMember::default(); limits::GROUP] }
+    }
 }
 
 impl Group {
