@@ -8,6 +8,7 @@
 pub mod daemon;
 pub mod delay;
 pub mod disturb;
+pub mod far;
 pub mod lab;
 pub mod netns;
 pub mod rtnl;

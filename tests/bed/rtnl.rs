@@ -241,6 +241,19 @@ impl Rtnl {
         losses
     }
 
+    /// How many packets a link has received (`IFLA_STATS64`, of which they are the first number).
+    pub fn received(&mut self, name: &str) -> u64 {
+        let index = self.index(name).unwrap_or(0);
+        let mut received = 0;
+        self.dump(GETLINK, &ifinfo(0, 0, 0), |message| {
+            if message.body.u32(4, "index") == Ok(index) {
+                let stats = attribute(message, 16, 23);
+                received = stats.and_then(|v| v.bytes.first_chunk().map(|b| u64::from_ne_bytes(*b))).unwrap_or(0);
+            }
+        });
+        received
+    }
+
     /// Adds an address; IPv6 ones without duplicate detection, so that they count at once.
     pub fn add_address(&mut self, dev: &str, addr: IpAddr, len: u8) -> Result<(), Errno> {
         self.address(NEWADDR, F_CREATE | F_EXCL, dev, addr, len)
