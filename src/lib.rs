@@ -64,7 +64,8 @@
 //! - **Links first.** The link socket is read before anything else in each turn; a storm of routes cannot starve it,
 //!   and a filter in the kernel keeps foreign routes from waking us at all.
 //! - **Nothing waits for an answer.** A request whose answer is lost costs a new socket and a dump, never a hang.
-//! - **No process is started, no name is resolved, no floating point is used, nothing is written to flash.**
+//! - **One program is started, `nft`, and only for a configuration**, never on the way from an event to a switch.
+//! - **No name is resolved, no floating point is used, nothing is written to flash.**
 
 pub mod cli;
 pub mod config;

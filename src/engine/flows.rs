@@ -157,11 +157,6 @@ impl Engine {
         }
     }
 
-    /// An operator's word: forget the connections of an uplink, whoever else there is.
-    pub fn forget_flows(&mut self, uplink: UplinkSlot) {
-        Family::BOTH.into_iter().for_each(|family| self.set_drop(uplink, family, Drop::Due));
-    }
-
     /// Connections to forget now: traffic is where it should be.
     pub(super) fn poll_drop(&mut self) -> Option<Action> {
         for at in 0..self.flows.drops.len() {
