@@ -22,6 +22,7 @@ use crate::proto::config_file::{self, Dialect};
 use crate::proto::control::Request;
 use crate::proto::describe::Style;
 use crate::proto::uci::SIZE_MAX;
+use crate::sys::bind;
 use crate::sys::clock::Clock;
 use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids};
 use crate::sys::log::{self as logger, Sink};
@@ -29,6 +30,7 @@ use crate::sys::monitor;
 use crate::sys::signal::Signals;
 use crate::sys::store::read_at_most;
 use crate::sys::wait;
+use crate::types::FwMark;
 
 struct Words {
     command: String,
@@ -47,6 +49,8 @@ struct Words {
     mark: Option<String>,
     /// What follows the command.
     args: Vec<String>,
+    /// The command that 'use' runs.
+    run: Vec<OsString>,
 }
 
 fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt::Error> {
@@ -67,6 +71,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         confirm: None,
         mark: None,
         args: Vec::new(),
+        run: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(word) = parser.next()? {
@@ -95,6 +100,11 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
+            Value(uplink) if words.command == "use" => {
+                words.args.push(uplink.string()?);
+                // All that follows belongs to the command, options too.
+                words.run = parser.raw_args()?.collect();
+            }
             Value(word) if !words.command.is_empty() && words.args.len() < 3 => words.args.push(word.string()?),
             _ => return Err(word.unexpected()),
         }
@@ -119,6 +129,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         "plan" => plan(&words),
         "flush" => flush(&words),
         "monitor" => monitor(&words),
+        "use" => use_uplink(&words),
         "--version" => {
             version();
             Ok(())
@@ -194,6 +205,17 @@ fn ask(words: &Words) -> Result<(), String> {
             Err(format!("want: linkwatch {command} {takes}"))
         }
     }
+}
+
+/// Returns only if it fails.
+fn use_uplink(words: &Words) -> Result<(), String> {
+    let config = read_config(words)?;
+    let name = words.args.first().map(String::as_str).unwrap_or_default();
+    let uplink = config.uplinks.iter().find(|u| u.name.as_str() == name && !words.run.is_empty());
+    let uplink = uplink.ok_or("want: linkwatch use UPLINK COMMAND...; UPLINK is an interface of the configuration")?;
+    let mark = FwMark::spread(u32::from(uplink.id.0), config.globals.mark_mask).value;
+    let device = uplink.device.to_string();
+    bind::run(name, &device, mark, &words.run).map_err(|error| format!("use {name}: {error}"))
 }
 
 fn version() {

@@ -36,6 +36,11 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "down", takes: "UPLINK", does: "do not use an uplink" },
     Command { name: "auto", takes: "UPLINK", does: "let the facts decide again" },
     Command { name: "switch", takes: "POLICY UPLINK|auto", does: "hold a policy on a member while that is usable" },
+    Command {
+        name: "use",
+        takes: "UPLINK COMMAND...",
+        does: "run a command whose sockets leave by an uplink (needs cgroup v2 and BPF)",
+    },
     Command { name: "probe", takes: "UPLINK [TARGET]", does: "probe now, and show the answers" },
     Command { name: "reload", takes: "", does: "read the configuration again" },
     Command {

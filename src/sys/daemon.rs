@@ -295,6 +295,7 @@ impl Daemon {
             }
         }
         self.unspread_flows();
+        super::bind::forget();
         self.stored = State::default();
         let _ = std::fs::remove_file(&self.options.state);
     }

@@ -4,6 +4,7 @@
 //! then answers, then other notifications, signals, and the timer last, so that news is read before a clock judges.
 //! No channel and no task lies between a datagram and the engine; an idle daemon never wakes.
 
+pub mod bind;
 pub mod client;
 pub mod clock;
 pub mod control;

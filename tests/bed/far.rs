@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Far {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<BTreeMap<u16, usize>>>,
+    last: Arc<Mutex<Option<usize>>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
@@ -22,6 +23,7 @@ impl Far {
     /// Starts to listen at a port, in both families.
     pub fn listen(lab: &Lab, port: u16) -> Self {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
+        let last = Arc::new(Mutex::new(None));
         let mut threads = Vec::new();
         for (family, addr) in INET.into_iter().enumerate() {
             let socket = lab.inet.run(|| UdpSocket::bind((addr, port)).expect("the far host's port is free"));
@@ -29,19 +31,25 @@ impl Far {
             socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
             let indexes: Vec<u32> =
                 (0..lab.isps.len()).map(|n| lab.inet.rtnl(|r| r.index(&format!("isp{n}"))).expect("a port")).collect();
-            let (stop, seen) = (stop.clone(), seen.clone());
+            let (stop, seen, last) = (stop.clone(), seen.clone(), last.clone());
             threads.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     if let Some((from, index)) = receive(&socket) {
                         let _ = socket.send_to(b"yes", from);
                         if let Some(way) = indexes.iter().position(|i| *i == index) {
+                            *last.lock().expect("nobody panics with it") = Some(way);
                             seen.lock().expect("nobody panics with it").insert(from.port(), way);
                         }
                     }
                 }
             }));
         }
-        Self { stop, seen, threads }
+        Self { stop, seen, last, threads }
+    }
+
+    /// By which provider the last packet of all came.
+    pub fn last(&self) -> Option<usize> {
+        *self.last.lock().expect("nobody panics with it")
     }
 
     /// Which way the packets of these flows take now: each sends one, and again until it has arrived.

@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     ("flows::the_nft_table_comes_back", table_back),
     ("flows::a_reload_touches_only_what_changed", reload),
     ("flows::without_nft_failover_goes_on", without_nft),
+    ("flows::a_command_is_bound_to_a_wan", bound),
     ("flows::flush_takes_the_table_and_the_sysctl_along", flush),
 ];
 
@@ -433,6 +434,27 @@ fn without_nft() {
     setup.wait_way(0);
     let lines = setup.daemon.lines();
     assert_eq!(lines.iter().filter(|(_, l)| l.contains("nft")).count(), 1, "said once: {lines:#?}");
+}
+
+fn bound() {
+    let Some(setup) = setup("bound", &two_wans("")) else { return };
+    let far = Far::listen(&setup.lab, PORT);
+    for (n, name) in ["wan1", "wan2"].into_iter().enumerate() {
+        let mut command = setup.lab.router.command(program());
+        // bash opens sockets by itself, and its children inherit the binding.
+        let script = format!("for i in 1 2 3 4 5; do (echo > /dev/udp/{}/{PORT}); sleep 0.05; done", INET[0]);
+        command.arg("use").arg("-c").arg(&setup.config).arg(name).args(["bash", "-c", &script]);
+        let output = command.output().expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let lacks = ["cgroup", "CONFIG_CGROUP_BPF", "No such file"].iter().any(|w| said.contains(w));
+        if !output.status.success() && lacks {
+            println!("    skipped: {said}");
+            return;
+        }
+        assert!(output.status.success(), "{said}");
+        let came = bed::until(PATIENCE, || far.last() == Some(n));
+        assert!(came.is_some(), "{name}: {:?}", far.last());
+    }
 }
 
 fn flush() {

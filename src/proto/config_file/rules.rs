@@ -354,3 +354,68 @@ fn span(first: usize, len: usize) -> Span {
     // Cannot fail: the tables have at most 65535 entries.
     Span { first: u16::try_from(first).unwrap_or(u16::MAX), len: u16::try_from(len).unwrap_or(0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Dialect, Outcome, read};
+    use super::*;
+
+    fn outcome(rules: &str) -> Outcome {
+        let text = format!(
+            "config interface 'wan'\n\toption enabled 1\nconfig interface 'wanb'\n\toption enabled 1\n\
+             config member 'a'\n\toption interface wan\n\toption weight 3\nconfig member 'b'\n\toption interface wanb\n\
+             config policy 'balanced'\n\tlist use_member a\n\tlist use_member b\n{rules}"
+        );
+        read(text.as_bytes(), Dialect::Mwan3, &[])
+    }
+
+    #[test]
+    fn mwan3s_own_rules_are_applied_without_a_word() {
+        let found = outcome(
+            "config rule 'https'\n\toption sticky 1\n\toption dest_port 443\n\toption proto tcp\n\toption use_policy balanced\n\
+             config rule 'default_rule_v4'\n\toption dest_ip '0.0.0.0/0'\n\toption use_policy balanced\n\toption family ipv4\n",
+        );
+        assert!(found.errors.is_empty(), "{:?}", found.errors);
+        let config = found.config.expect("a configuration");
+        assert_eq!(config.rules[0].sticky, Some(Duration::from_secs(600)));
+        assert!(config.rules_need_nft() && config.fits_ip_rule(&config.rules[0]));
+        assert!(
+            found.warnings.iter().all(|w| !w.message.contains("rule") && !w.message.contains("applied")),
+            "{:?}",
+            found.warnings
+        );
+        assert!(config.shares(&config.policies[0], Family::V4) && !config.shares(&config.policies[0], Family::V6));
+    }
+
+    #[test]
+    fn lists_are_tidied_and_what_makes_no_sense_is_named() {
+        let found = outcome(
+            "config rule 'a'\n\toption src_ip '10.0.0.0/8,10.1.0.0/16 192.0.2.1'\n\toption proto tcp\n\
+             \toption dest_port '80-90,85:100,443'\n\toption use_policy balanced\n",
+        );
+        let config = found.config.expect("a configuration");
+        let rule = &config.rules[0];
+        assert_eq!(config.prefixes(rule.src).len(), 2);
+        assert_eq!(config.ports(rule.dport), [PortRange { first: 80, last: 100 }, PortRange { first: 443, last: 443 }]);
+        assert!(found.warnings.iter().any(|w| w.message.contains("10.1.0.0/16 lies in 10.0.0.0/8")));
+        for (option, says) in [
+            ("option use_policy nobody", "policy 'nobody' is not in this file"),
+            ("option proto quic", "'quic' is no protocol"),
+            ("option ipset 'a b'", "cannot be the name of a set"),
+            ("option src_ip '2001:db8::1'\n\toption family ipv4", "another family"),
+            ("option src_mac '02:00'", "no hardware address"),
+        ] {
+            let found = outcome(&format!("config rule 'a'\n\toption use_policy balanced\n\t{option}\n"));
+            assert!(found.errors.iter().any(|e| e.message.contains(says)), "{option}: {:?}", found.errors);
+        }
+    }
+
+    #[test]
+    fn a_mask_that_is_too_small_is_an_error() {
+        let found = outcome(
+            "config globals\n\toption mmx_mask '0x700'\n\
+             config rule 'a'\n\toption sticky 1\n\toption use_policy balanced\n",
+        );
+        assert!(found.errors.iter().any(|e| e.message.contains("mmx_mask 0x700 is too small")), "{:?}", found.errors);
+    }
+}
