@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::lab::{INET, Lab};
 
+/// Packets of a flow, where there are several.
+pub const PER_FLOW: usize = 150;
+
 /// A stream under way.
 pub struct Stream {
     stop: Arc<AtomicBool>,
@@ -42,14 +45,21 @@ pub struct Loss {
 impl Stream {
     /// Starts a stream of `per_second` packets of family 0 (IPv4) or 1 (IPv6).
     pub fn start(lab: &Lab, family: usize, per_second: u32) -> Self {
+        Self::of_flows(lab, family, per_second, 1)
+    }
+
+    /// The same as many flows, one after the other, [`PER_FLOW`] packets each: a flow stays on the WAN that it began on,
+    /// the next one shows where new ones go.
+    pub fn of_flows(lab: &Lab, family: usize, per_second: u32, flows: usize) -> Self {
         let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let to = SocketAddr::new(INET[family], 7000 + family as u16);
         let receiving = lab.inet.run(|| UdpSocket::bind(to).expect("the far host's port is free"));
         enlarge(&receiving);
         receiving.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let any: IpAddr = if family == 0 { [0; 4].into() } else { [0; 16].into() };
-        let sending = lab.lan.run(|| UdpSocket::bind((any, 0)).expect("a port"));
-        sending.connect(to).expect("a default route in the LAN");
+        let sending: Vec<UdpSocket> =
+            lab.lan.run(|| (0..flows).map(|_| UdpSocket::bind((any, 0)).expect("a port")).collect());
+        sending.iter().for_each(|s| s.connect(to).expect("a default route in the LAN"));
         let sender = {
             let stop = stop.clone();
             std::thread::spawn(move || send(&sending, per_second, &stop))
@@ -117,7 +127,7 @@ impl Outcome {
     }
 }
 
-fn send(socket: &UdpSocket, per_second: u32, stop: &AtomicBool) -> (Vec<Instant>, u32) {
+fn send(sockets: &[UdpSocket], per_second: u32, stop: &AtomicBool) -> (Vec<Instant>, u32) {
     let (mut sent, mut refused) = (Vec::new(), 0);
     let start = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -130,6 +140,7 @@ fn send(socket: &UdpSocket, per_second: u32, stop: &AtomicBool) -> (Vec<Instant>
         let mut packet = [0; 32];
         packet[..4].copy_from_slice(&(sent.len() as u32).to_ne_bytes());
         sent.push(Instant::now());
+        let socket = &sockets[sent.len() / PER_FLOW % sockets.len()];
         // A refusal is a loss like any other: the packet does not arrive.
         refused += u32::from(socket.send(&packet).is_err());
     }

@@ -89,7 +89,7 @@ fn show() -> Result<(), String> {
     let mut show = Show { start: Instant::now(), said: 0 };
     let lab = Lab::build(&[first, second], Port::Virtual).map_err(|e| e.to_string())?;
     show.now("bed", "five namespaces, cabled, IPv4 and IPv6");
-    let streams = [0, 1].map(|family| Stream::start(&lab, family, RATE));
+    let streams = [0, 1].map(|family| Stream::of_flows(&lab, family, RATE, 200));
     // Whether both streams arrive, and `device` sends them: some are under way when the counting starts and ends.
     let moving_by = |device: &str| -> Result<bool, String> {
         let before = sent_by(&lab, device)?;
