@@ -1,5 +1,5 @@
-//! A WAN is unplugged and plugged back under traffic, before your eyes: the real daemon on the real kernel, in
-//! namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back, by the count of the packets
+//! A WAN is unplugged and plugged back under traffic, then its provider dies behind it, before your eyes: the real daemon
+//! on the real kernel, in namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back, by the count of the packets
 //! that each WAN sent.
 
 #[path = "../bed/mod.rs"]
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bed::daemon::{Daemon, Folder};
-use bed::lab::{Lab, Port};
+use bed::lab::{INET, Lab, Port};
 use bed::stream::Stream;
 use linkwatch::proto::config_file::{self, Dialect};
 
@@ -105,7 +105,9 @@ fn show() -> Result<(), String> {
     let folder = Folder::new("demo");
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut command = lab.router.command(this);
-    command.arg("daemon").arg("run").arg("-c").arg(&shipped).arg("--state").arg(folder.at("state"));
+    let file = folder.write("linkwatch", &text);
+    command.arg("daemon").arg("run").arg("-c").arg(&file).arg("--state").arg(folder.at("state"));
+    command.arg("--control").arg(folder.at("control")).args(["--ubus", "none"]);
     let mut daemon = Daemon::spawn(command);
     for family in ["IPv4", "IPv6"] {
         let said = daemon.wait_line(0, &[family, "leaves by"], PATIENCE);
@@ -140,6 +142,47 @@ fn show() -> Result<(), String> {
     }
     show.now("bed", &format!("traffic moves by {first} again"));
 
+    println!("\nSecond act: the provider dies, the carrier stays. Both WANs are probed from now on, as by default.\n");
+    let targets: String = INET.iter().map(|addr| format!("\tlist track_ip '{addr}'\n")).collect();
+    let probed: String = text
+        .lines()
+        .map(|line| match line.starts_with("config interface") {
+            true => format!("{line}\n{targets}"),
+            false => format!("{line}\n"),
+        })
+        .collect();
+    folder.write("linkwatch", &probed);
+    let mark = daemon.mark();
+    daemon.signal(libc::SIGHUP);
+    daemon.wait_line(mark, &["read again"], PATIENCE).ok_or("the daemon did not read its configuration")?;
+    // Each target is heard from at least once.
+    std::thread::sleep(Duration::from_secs(2));
+    show.repeat(&daemon);
+    let mark = daemon.mark();
+    let died = Instant::now();
+    lab.line(0, false);
+    show.tell(died, "bed", &format!("*** the provider behind {first} dies"));
+    for family in ["IPv4", "IPv6"] {
+        daemon.wait_line(mark, &[family, "now leaves by"], PATIENCE).ok_or("the daemon did not notice")?;
+    }
+    show.repeat(&daemon);
+    if (0..2).any(|family| lab.way(family) != Some(1)) || !moving_by(second)? {
+        return Err(format!("traffic does not leave by {second}"));
+    }
+    show.now("bed", &format!("traffic moves by {second}"));
+    let mark = daemon.mark();
+    let mended = Instant::now();
+    lab.line(0, true);
+    show.tell(mended, "bed", "*** the provider is back");
+    for family in ["IPv4", "IPv6"] {
+        daemon.wait_line(mark, &[family, "now leaves by"], PATIENCE).ok_or("the daemon did not switch back")?;
+    }
+    show.repeat(&daemon);
+    if (0..2).any(|family| lab.way(family) != Some(0)) || !moving_by(first)? {
+        return Err(format!("traffic did not come back to {first}"));
+    }
+    show.now("bed", &format!("traffic moves by {first} again"));
+
     daemon.signal(libc::SIGTERM);
     let status = daemon.wait(PATIENCE).ok_or("the daemon does not end")?;
     show.repeat(&daemon);
@@ -151,7 +194,8 @@ fn show() -> Result<(), String> {
     println!();
     for (stream, name) in streams.into_iter().zip(["IPv4", "IPv6"]) {
         let outcome = stream.stop();
-        let (out, home) = (outcome.loss(unplugged, plugged), outcome.loss(plugged, end));
+        let (out, home) = (outcome.loss(unplugged, plugged), outcome.loss(plugged, died));
+        let (dead, alive) = (outcome.loss(died, mended), outcome.loss(mended, end));
         println!(
             "{name}: {} packets sent; lost {} at the unplugging ({:.1} ms), {} at the way back ({} s later, by the hold-down)",
             outcome.sent.len(),
@@ -160,8 +204,14 @@ fn show() -> Result<(), String> {
             home.packets,
             back.duration_since(plugged).as_secs(),
         );
-        if outcome.lost() > RATE as usize {
-            return Err(format!("{} packets of {name} were lost", outcome.lost()));
+        println!(
+            "      lost {} when the provider died ({:.0} ms), {} when it was back",
+            dead.packets,
+            dead.outage.as_secs_f64() * 1000.0,
+            alive.packets
+        );
+        if out.packets + home.packets > RATE as usize / 2 || dead.outage > Duration::from_secs(4) {
+            return Err(format!("too many packets of {name} were lost"));
         }
     }
     Ok(())
