@@ -1,7 +1,8 @@
 //! What a bus costs: the time of a switch without a bus, with one, and with a thousand calls a second on it; how long news
 //! takes to a subscriber; how long the object is away when the bus dies.
 //!
-//! `cargo bench --bench ubus [-- ROUNDS]`; 40 rounds unless told otherwise. With `LINKWATCH_UBUSD` set to the path of the
+//! `cargo bench --bench ubus [-- ROUNDS]`; two rounds of 20 unpluggings unless told otherwise: the log is rationed, so a
+//! daemon that told of more would say less. With `LINKWATCH_UBUSD` set to the path of the
 //! real `ubusd` it is measured on that, else on the bus of our tests.
 
 #[path = "../bed/mod.rs"]
@@ -31,6 +32,11 @@ use remote::Remote;
 use served::Served;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Unpluggings of one daemon.
+const COUNT: usize = 20;
+/// Between two of them; under calls longer, so that it takes ten seconds.
+const SHORT: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_millis(500);
 /// Calls a second.
 const RATE: u32 = 1000;
 
@@ -90,9 +96,9 @@ impl Bench {
     }
 
     /// Unplugs and plugs back; per unplugging the time until the daemon has said that the switch is committed.
-    fn switches(&self, rounds: usize) -> Vec<(Instant, Duration)> {
+    fn switches(&self, count: usize, pause: Duration) -> Vec<(Instant, Duration)> {
         let mut times = Vec::new();
-        for _ in 0..rounds {
+        for _ in 0..count {
             let mark = self.daemon.mark();
             let begin = Instant::now();
             self.lab.plug(0, false);
@@ -101,9 +107,10 @@ impl Bench {
             times.push((at, at - begin));
             let mark = self.daemon.mark();
             self.lab.plug(0, true);
-            assert!(self.daemon.wait_line(mark, &["now leaves by 'wan1'"], PATIENCE).is_some());
-            // The kernel holds a port's next announcement back for a while; and calls shall come at any moment.
-            std::thread::sleep(Duration::from_millis(20 + 7 * (times.len() as u64 % 10)));
+            let said = self.daemon.wait_line(mark, &["now leaves by 'wan1'"], PATIENCE);
+            assert!(said.is_some(), "no return: {:#?}", self.daemon.lines());
+            // Not always at the same moment of whatever else goes on.
+            std::thread::sleep(pause + Duration::from_millis(7 * (times.len() as u64 % 10)));
         }
         times
     }
@@ -158,20 +165,47 @@ fn flood(mut remote: Remote, stop: &AtomicBool, answered: &AtomicU32) -> (u32, V
 }
 
 fn main() {
-    let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(40);
+    let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(2);
     if let Err(error) = bed::netns::become_able() {
         println!("skipped: namespaces are not allowed here ({error})");
         return;
     }
     let whose = if std::env::var_os("LINKWATCH_UBUSD").is_some() { "the real ubusd" } else { "the bus of our tests" };
-    println!("{rounds} unpluggings each, on {whose}; from the unplugging to the daemon's word that it has switched");
+    let all = rounds * COUNT;
+    println!("{all} unpluggings each, on {whose}; from the unplugging to the daemon's word that it has switched");
 
-    let bench = Bench::new(false);
-    show("no bus", bench.switches(rounds).into_iter().map(|t| t.1).collect());
-    drop(bench);
+    let alone = (0..rounds).flat_map(|_| Bench::new(false).switches(COUNT, SHORT)).map(|t| t.1).collect();
+    show("no bus", alone);
+
+    let (mut switched, mut told) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        subscribed(&mut switched, &mut told);
+    }
+    show("a bus and a subscriber", switched);
+    show("    from that word to the subscriber", told);
 
     let bench = Bench::new(true);
     let server = Server::start(&bench.socket);
+    flooded(&bench);
+    drop(server);
+
+    let mut away = Vec::new();
+    for _ in 0..20 {
+        // procd has it back a second after its death.
+        std::thread::sleep(Duration::from_secs(1));
+        let begin = Instant::now();
+        let server = Server::start(&bench.socket);
+        drop(asker(&bench));
+        away.push(begin.elapsed());
+        drop(server);
+    }
+    show("from the bus being back to the object being back, 20 times", away);
+}
+
+/// Switches with a subscriber: their times, and those of the news.
+fn subscribed(switched: &mut Vec<Duration>, told: &mut Vec<Duration>) {
+    let bench = Bench::new(true);
+    let _server = Server::start(&bench.socket);
     let mut remote = asker(&bench);
     let (sender, receiver) = mpsc::channel();
     let done = Arc::new(AtomicBool::new(false));
@@ -189,33 +223,28 @@ fn main() {
             }
         }
     });
-    let times = bench.switches(rounds);
-    show("a bus and a subscriber", times.iter().map(|t| t.1).collect());
+    let times = bench.switches(COUNT, SHORT);
     done.store(true, Ordering::Relaxed);
     listener.join().expect("it ends");
     let heard: Vec<Instant> = receiver.iter().collect();
     assert_eq!(heard.len(), times.len(), "news is missing");
-    show(
-        "    from that word to the subscriber",
-        heard.iter().zip(&times).map(|(h, t)| h.duration_since(t.0)).collect(),
-    );
+    switched.extend(times.iter().map(|t| t.1));
+    told.extend(heard.iter().zip(&times).map(|(h, t)| h.duration_since(t.0)));
+}
 
+/// Switches under a flood of calls.
+fn flooded(bench: &Bench) {
     let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let before = bench.daemon.status_number("VmRSS:");
-    let remote = asker(&bench);
+    let remote = asker(bench);
     let flooder = std::thread::spawn({
         let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
         move || flood(remote, &stop, &answered)
     });
     let begin = Instant::now();
-    let mut times = Vec::new();
-    let mut rss = 0;
-    while times.len() < rounds || begin.elapsed() < Duration::from_secs(10) {
-        times.extend(bench.switches(1));
-        if rss == 0 && begin.elapsed() > Duration::from_secs(2) {
-            rss = bench.daemon.status_number("VmRSS:");
-        }
-    }
+    let mut times = bench.switches(COUNT / 4, LONG);
+    let rss = bench.daemon.status_number("VmRSS:");
+    times.extend(bench.switches(COUNT - COUNT / 4, LONG));
     let seconds = begin.elapsed().as_secs_f64();
     stop.store(true, Ordering::Relaxed);
     let (made, answers) = flooder.join().expect("every call is answered");
@@ -223,21 +252,8 @@ fn main() {
     show(&format!("{rate:.0} calls a second for {seconds:.0} s"), times.iter().map(|t| t.1).collect());
     show("    from a call to its answer", answers);
     println!(
-        "    {} of {made} calls answered; VmRSS {before} kB before, {rss} kB after 2 s, {} kB at the end",
+        "    {} of {made} calls answered; VmRSS {before} kB before, {rss} kB after a quarter, {} kB at the end",
         answered.load(Ordering::Relaxed),
         bench.daemon.status_number("VmRSS:")
     );
-
-    drop(server);
-    let mut away = Vec::new();
-    for _ in 0..20 {
-        // procd has it back a second after its death.
-        std::thread::sleep(Duration::from_secs(1));
-        let begin = Instant::now();
-        let server = Server::start(&bench.socket);
-        drop(asker(&bench));
-        away.push(begin.elapsed());
-        drop(server);
-    }
-    show("from the bus being back to the object being back, 20 times", away);
 }
