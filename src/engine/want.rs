@@ -6,13 +6,14 @@
 use core::net::IpAddr;
 
 use super::Engine;
-use super::fib::Full;
+use super::fib::{Entry, Full, Have, Table};
 use super::flows::Support;
 use super::layout;
 use super::object::{
     Group, GroupKind, GroupMember, Hop, NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec,
     Selector,
 };
+use super::uplink::Uplink;
 use crate::config::{LastResort, Member};
 use crate::limits;
 use crate::types::{Family, FwMark, PolicySlot, Prefix, UplinkSlot};
@@ -76,7 +77,8 @@ impl Engine {
         });
         if let Ok(hop) = uplink.hop(config, family) {
             let metric = layout::METRIC_UPLINK;
-            routes = routes.and(self.routes.want(RouteSpec { family, table, metric, target: RouteTarget::Via(hop) }));
+            let route = RouteSpec { family, table, metric, target: RouteTarget::Via(hop) };
+            routes = routes.and(want_plain(&mut self.routes, route, uplink));
         }
         let mut nexthops = Ok(());
         if let (true, Ok(hop)) = (self.uses_nexthops(), uplink.usable(config, family)) {
@@ -142,7 +144,7 @@ impl Engine {
             }
             if let Ok(hop) = uplink.hop(config, family) {
                 let plain = route(layout::metric_member(rank), RouteTarget::Via(hop));
-                routes = routes.and(self.routes.want(plain));
+                routes = routes.and(want_plain(&mut self.routes, plain, uplink));
             }
         }
         match policy.last_resort {
@@ -236,6 +238,27 @@ fn share(weight: u16, largest: u32) -> u16 {
     let weight = u32::from(weight);
     let scaled = if largest <= MAX_SHARE { weight } else { weight.saturating_mul(MAX_SHARE).div_ceil(largest) };
     scaled.clamp(1, MAX_SHARE) as u16
+}
+
+/// Wants a plain route of layer 1, which stays while its uplink has no carrier; but while it has none the kernel takes
+/// no new IPv6 route whose gateway is to be looked up there (EHOSTUNREACH): what is not there is wanted when it can be.
+fn want_plain(
+    routes: &mut Table<RouteSpec, { limits::ROUTES }>,
+    route: RouteSpec,
+    uplink: &Uplink,
+) -> Result<(), Full> {
+    let looked_up = match route.target {
+        RouteTarget::Via(Hop { gateway: Some(IpAddr::V6(gateway)), onlink: false, .. }) => {
+            !gateway.is_unicast_link_local()
+        }
+        _ => false,
+    };
+    let carrier = uplink.watch.link().is_some_and(|link| link.carrier);
+    let there = |e: &Entry<RouteSpec>| e.spec == route && (e.is_coming() || e.have == Have::Unknown);
+    if looked_up && !carrier && !routes.get(&route).is_some_and(there) {
+        return Ok(());
+    }
+    routes.want(route)
 }
 
 /// Where the kernel is asked whether a switch took effect: addresses that nobody has a special route to

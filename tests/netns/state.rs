@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("state::a_configured_gateway_needs_no_default_in_main", gateway_configured),
     ("state::a_lost_address_takes_the_uplink_and_a_new_one_brings_it_back", address),
     ("state::a_lan_host_reaches_the_routers_wan_address", lan_reaches_wan_address),
+    ("state::an_address_that_comes_while_unplugged_gets_its_routes_with_the_carrier", address_while_unplugged),
     ("state::one_family_can_be_without_a_way_while_the_other_has_one", one_family),
 ];
 
@@ -122,4 +123,25 @@ fn one_family() {
     let moved = bed::until(PATIENCE, || setup.lab.way(1) == Some(1));
     assert!(moved.is_some(), "{:#?}", setup.daemon.lines());
     assert_eq!(setup.lab.way(0), Some(0), "IPv4 stays");
+}
+
+/// The kernel looks an IPv6 gateway up when it is given a route, and finds none behind a port without carrier.
+fn address_while_unplugged() {
+    let setup = Setup::new("plugless", Port::Virtual, &two_wans(""));
+    let (address, _, len) = wan_addresses(1)[1];
+    setup.lab.plug(1, false);
+    assert!(setup.daemon.wait_line(0, &["'wan2'", "carrier lost"], PATIENCE).is_some(), "{:#?}", setup.daemon.lines());
+    setup.wait_as_desired();
+    // The rule of the address shows what the daemon knows of it.
+    let own = || setup.lab.router.rtnl(|r| r.own());
+    let before = own().rules;
+    setup.lab.router.rtnl(|r| r.delete_address("wan2", address, len)).expect("it is there");
+    assert!(bed::until(PATIENCE, || own().rules < before).is_some(), "the rule of the address stays");
+    setup.lab.router.rtnl(|r| r.add_address("wan2", address, len)).expect("an address");
+    assert!(bed::until(PATIENCE, || own().rules == before).is_some(), "the rule of the address does not come back");
+    setup.wait_as_desired();
+    setup.lab.plug(1, true);
+    setup.wait_as_desired();
+    let refused: Vec<_> = setup.daemon.lines().into_iter().filter(|(_, l)| l.contains("refused")).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }

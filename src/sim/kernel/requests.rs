@@ -204,6 +204,17 @@ impl FakeKernel {
         }
     }
 
+    /// Whether a new route is refused because its gateway is looked up behind a port without carrier: IPv6 only, and
+    /// what is there stays (`ip6_route_check_nh`).
+    pub fn looks_in_vain(&self, family: Family, hop: &Hop) -> bool {
+        let looked_up = match hop.gateway {
+            Some(IpAddr::V6(gateway)) => family == Family::V6 && !hop.onlink && !gateway.is_unicast_link_local(),
+            _ => false,
+        };
+        let link = self.links.iter().find(|l| l.ifindex == hop.ifindex);
+        looked_up && link.is_some_and(|l| !l.carrier && l.ignore_linkdown[Family::V6.index()])
+    }
+
     /// Whether a route or nexthop may lead there (`fib_check_nh`, `ip6_route_check_nh`).
     pub(super) fn check_hop(&self, family: Family, hop: &Hop, nexthop: bool) -> Result<(), Errno> {
         if self.no_ipv6 && family == Family::V6 {
@@ -218,6 +229,9 @@ impl FakeKernel {
         let covered = |a: &AddressInfo| {
             a.ifindex == hop.ifindex && Prefix::new(a.addr, a.prefix_len).is_some_and(|p| p.contains(gateway))
         };
+        if self.looks_in_vain(family, hop) {
+            return Err(Errno(113));
+        }
         if hop.onlink || link_local || self.addresses.iter().any(covered) {
             return Ok(());
         }
