@@ -46,6 +46,7 @@ pub const CASES: &[Case] = &[
     ("probes::names_are_resolved_through_the_uplink", names),
     ("probes::an_upstream_that_dies_silently_moves_the_traffic_and_back", dies_silently),
     ("probes::a_probe_costs_one_wake_up_no_thread_and_no_process", thrifty),
+    ("probes::a_metered_standby_costs_less_than_a_hundred_kilobytes_a_day", metered),
     ("probes::answers_carry_the_time_at_which_they_came", stamps),
 ];
 
@@ -782,4 +783,51 @@ fn dies_silently() {
     setup.wait_way(1);
     forwarding("1");
     setup.wait_way(0);
+}
+
+/// What goes by WAN 2 is counted by nft while it stands by; at one probe a second instead of one in four minutes.
+fn metered() {
+    let options = "\tlist track_ip '203.0.113.10'\n\tlist track_ip '2001:db8:ffff::10'\n\toption metered '1'\n\
+                   \toption standby_interval '1s'\n";
+    let setup = crate::Setup::new("metered", bed::lab::Port::Virtual, &crate::two_wans(options));
+    setup.wait_way(0);
+    let nft = |words: &str| {
+        let mut command = setup.lab.router.command("nft");
+        command.args(words.split(' ')).output()
+    };
+    let rules = "add table inet bill ; add chain inet bill out { type filter hook output priority 10 ; } ; \
+                 add chain inet bill in { type filter hook input priority -10 ; } ; add counter inet bill probes ; \
+                 add rule inet bill out oifname wan2 icmp type echo-request counter name probes ; \
+                 add rule inet bill out oifname wan2 icmpv6 type echo-request counter name probes ; \
+                 add rule inet bill in iifname wan2 icmp type echo-reply counter name probes ; \
+                 add rule inet bill in iifname wan2 icmpv6 type echo-reply counter name probes";
+    match nft(rules) {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            println!("    skipped: no nft to count with ({error})");
+            return;
+        }
+    }
+    let counted = || -> (u64, u64) {
+        let output = nft("list counter inet bill probes").expect("nft was there");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let after = |word: &str| {
+            let mut words = text.split_whitespace().skip_while(|w| *w != word);
+            words.nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+        };
+        (after("packets"), after("bytes"))
+    };
+    // What a start costs is over by then.
+    let begun = bed::until(crate::PATIENCE, || counted().0 > 4);
+    assert!(begun.is_some(), "nothing is probed: {:#?}", setup.daemon.lines());
+    let (before, start) = (counted(), std::time::Instant::now());
+    let enough = bed::until(crate::PATIENCE, || counted().0 >= before.0 + 12);
+    assert!(enough.is_some(), "too few probes: {:?}", counted());
+    let (now, took) = (counted(), start.elapsed());
+    let (packets, bytes) = (now.0 - before.0, now.1 - before.1);
+    // A probe and its answer in a second: the pace that was asked for, and not one target each.
+    assert!(took.as_millis() > 4500, "{packets} packets in {took:?}");
+    let a_day = bytes * 2 / packets * (86_400 / 240);
+    println!("    {} bytes a probe with its answer, {a_day} a day at one in 240 s", bytes * 2 / packets);
+    assert!(a_day <= 100_000, "{a_day} bytes a day");
 }
