@@ -229,6 +229,19 @@ impl Rtnl {
         (index != 0).then_some(index)
     }
 
+    /// How many packets a link has sent (`tx_packets` of `IFLA_STATS64`).
+    pub fn sent_packets(&mut self, name: &str) -> u64 {
+        let index = self.index(name).unwrap_or(0);
+        let mut sent = 0;
+        self.dump(GETLINK, &ifinfo(0, 0, 0), |message| {
+            if message.body.u32(4, "index") == Ok(index) {
+                let counts = attribute(message, 16, 23).and_then(|v| v.bytes.get(8..16)?.first_chunk::<8>().copied());
+                sent = counts.map_or(0, u64::from_ne_bytes);
+            }
+        });
+        sent
+    }
+
     /// How often a link lost its carrier (`IFLA_CARRIER_DOWN_COUNT`).
     pub fn carrier_losses(&mut self, name: &str) -> u32 {
         let index = self.index(name).unwrap_or(0);

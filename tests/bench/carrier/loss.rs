@@ -33,9 +33,10 @@ pub fn measure(rounds: usize) {
 
 fn one(who: Who, family: usize, rounds: usize) {
     let show = std::env::var_os("GAPS").is_some();
-    let mut config = two_wans("1200ms");
+    // Flows would stay where they are when a better WAN is back: then only the first unplugging would be one for them.
+    let mut config = two_wans("1200ms") + "config globals 'globals'\n\toption failback 'immediate'\n";
     if who == Who::Plain {
-        config += "config globals 'globals'\n\toption nexthops 'off'\n";
+        config += "\toption nexthops 'off'\n";
     }
     let stand = Stand::new("loss", Port::Virtual, &config, if show { &["-vv"] } else { &[] });
     let lab = &stand.lab;
@@ -54,12 +55,14 @@ fn one(who: Who, family: usize, rounds: usize) {
     assert!(stream.wait_for(RATE / 2, PATIENCE), "no traffic");
     let (mut unplugs, mut plugs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
+        stand.wait_carried(0, RATE);
         if who == Who::DeadDaemon {
             daemon.as_mut().expect("it was started").kill();
         }
         unplugs.push(Instant::now());
         lab.plug(0, false);
         stand.wait_way(family, 1);
+        stand.wait_carried(1, RATE);
         std::thread::sleep(PAUSE);
         plugs.push(Instant::now());
         lab.plug(0, true);

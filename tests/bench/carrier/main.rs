@@ -63,7 +63,20 @@ impl Stand {
         daemon
     }
 
-    /// Waits until a family leaves by a WAN.
+    /// Waits until a stream of `rate` packets a second really leaves by a WAN: asking for the way of a new flow would
+    /// not tell where one that is under way goes.
+    pub fn wait_carried(&self, way: usize, rate: u32) {
+        let sent = || self.lab.router.rtnl(|r| r.sent_packets(&self.lab.wans[way]));
+        let carried = bed::until(PATIENCE, || {
+            let (before, start) = (sent(), Instant::now());
+            std::thread::sleep(Duration::from_millis(20));
+            let more = sent() - before;
+            more as f64 > 0.5 * f64::from(rate) * start.elapsed().as_secs_f64()
+        });
+        assert!(carried.is_some(), "the stream does not leave by {way}");
+    }
+
+    /// Waits until a new flow of a family leaves by a WAN.
     pub fn wait_way(&self, family: usize, way: usize) {
         let there = bed::until(PATIENCE, || self.lab.way(family) == Some(way));
         assert!(there.is_some(), "family {family} leaves by {:?}, not by {way}", self.lab.way(family));
