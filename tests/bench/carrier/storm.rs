@@ -3,6 +3,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use linkwatch::engine::layout;
+use linkwatch::proto::netlink::{Message, messages};
+use linkwatch::sys::netlink::{Received, Socket};
+use linkwatch::types::{Family, PolicySlot};
+
 use crate::bed::daemon::Daemon;
 use crate::bed::lab::{Port, wan_addresses};
 use crate::bed::rtnl::Route;
@@ -15,7 +20,8 @@ const RESYNC: Duration = Duration::from_millis(200);
 /// All of it, with a fifth of the rounds: each loads 60,000 routes.
 pub fn measure(rounds: usize) {
     let rounds = rounds.div_ceil(5);
-    routes_arrive(rounds);
+    routes_arrive(rounds, false);
+    routes_arrive(rounds, true);
     for loaded in [false, true] {
         overrun(rounds, loaded);
     }
@@ -31,58 +37,86 @@ fn table(stand: &Stand) -> Vec<Route> {
     (0..ROUTES).map(route).collect()
 }
 
-fn routes_arrive(rounds: usize) {
+/// How long after the plug packets went the other way, and how long after it the kernel told of the group that moves
+/// them; without a daemon there is none.
+struct Reaction {
+    packets: Duration,
+    group: Option<Duration>,
+}
+
+fn react(stand: &Stand, watcher: &Socket, daemon: Option<&Daemon>, plugged: bool) -> Reaction {
+    let mut buf = vec![0; 65_536];
+    while !matches!(watcher.receive(&mut buf).expect("a whole socket"), Received::Empty) {}
+    let (mut packets, mut group) = (None, None);
+    let at = Instant::now();
+    stand.lab.plug(0, plugged);
+    let moved = crate::bed::until(PATIENCE, || {
+        if let Received::Datagram(len) = watcher.receive(&mut buf).expect("a whole socket")
+            && messages(&buf[..len]).flatten().any(|m| is_group(&m))
+        {
+            group.get_or_insert(at.elapsed());
+        }
+        if packets.is_none() && stand.lab.way(0) == Some(usize::from(!plugged)) {
+            packets = Some(at.elapsed());
+        }
+        packets.is_some() && (group.is_some() || daemon.is_none())
+    });
+    assert!(moved.is_some(), "no switch: {:#?}", daemon.map(Daemon::lines));
+    Reaction { packets: packets.expect("just seen"), group }
+}
+
+fn routes_arrive(rounds: usize, with_daemon: bool) {
     let stand = Stand::new("storm", Port::Virtual, &two_wans("0"), &[]);
-    let daemon = stand.start();
+    let daemon = with_daemon.then(|| stand.start());
+    if !with_daemon {
+        stand.lab.router.sysctl("ipv4/conf/wan1/ignore_routes_with_linkdown", "1").expect("a sysctl");
+    }
+    let watcher = stand.lab.router.run(|| Socket::open(&[32], None).expect("a socket that hears of nexthops"));
+    let react = |plugged| react(&stand, &watcher, daemon.as_ref(), plugged);
     let routes = table(&stand);
-    // Until the switch is committed, and until it is verified and told.
-    let reaction = |plugged: bool, to: &str| {
-        let mark = daemon.mark();
-        let at = Instant::now();
-        stand.lab.plug(0, plugged);
-        let words = ["IPv4", "now leaves by", to];
-        let (told, line) = daemon.wait_line(mark, &words, PATIENCE).expect("it says so");
-        let told = told.saturating_duration_since(at);
-        let after = time(&line, "verified ").saturating_sub(time(&line, "committed "));
-        (told.saturating_sub(after), told)
-    };
     // The first round also finds the memory's resting place.
     let (mut quiet, mut loaded, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
-        quiet.push(reaction(false, "'wan2'"));
-        reaction(true, "'wan1'");
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        quiet.push(react(false));
+        react(true);
+        let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|s| {
             s.spawn(|| {
                 stand.lab.router.rtnl(|r| r.add_many(&routes));
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
             });
             std::thread::sleep(Duration::from_millis(10 + 3 * round as u64));
-            let over = stop.load(std::sync::atomic::Ordering::Relaxed);
-            let took = reaction(false, "'wan2'");
-            if over {
+            let late = over.load(std::sync::atomic::Ordering::Relaxed);
+            let took = react(false);
+            if late {
                 println!("round {round}: the routes were all there before the WAN was unplugged; not counted");
             } else if round > 0 {
                 loaded.push(took);
             }
         });
-        reaction(true, "'wan1'");
-        memory.push(daemon.status_number("VmRSS"));
+        react(true);
+        memory.push(daemon.as_ref().map_or(0, |d| d.status_number("VmRSS")));
         stand.lab.router.rtnl(|r| r.delete_many(&routes));
     }
-    for (which, of) in [("committed", 0), ("verified and told", 1)] {
-        let pick = |all: &[(Duration, Duration)]| {
-            Sample::new(all.iter().map(|(a, b)| if of == 0 { *a } else { *b }).collect())
+    let who = if with_daemon { "" } else { "; kernel alone, two metrics" };
+    for (what, all) in [("quiet", &quiet), ("while 60000 foreign routes arrive", &loaded)] {
+        let goal = if what == "quiet" { "" } else { "≤ 10 ms" };
+        let tell = |end: &str, times: Vec<Duration>| {
+            let times = Sample::new(times);
+            let figure = format!("median {}, worst {}", short(times.median()), short(times.worst()));
+            let met = (with_daemon && what != "quiet").then_some(times.worst() <= REACTION);
+            row(&format!("from unplugging until {end}, {what}{who}"), &figure, goal, met);
         };
-        let (quiet, loaded) = (pick(&quiet), pick(&loaded));
-        let figure = |s: &Sample<Duration>| format!("median {}, worst {}", short(s.median()), short(s.worst()));
-        row(&format!("from unplugging until the switch is {which}, quiet"), &figure(&quiet), "", None);
-        let what = format!("the same while {ROUTES} foreign routes arrive");
-        row(&what, &figure(&loaded), "≤ 10 ms", Some(loaded.worst() <= REACTION));
+        tell("packets go the other way", all.iter().map(|r| r.packets).collect());
+        if with_daemon {
+            tell("the switch is in the kernel", all.iter().filter_map(|r| r.group).collect());
+        }
     }
-    let (first, last) = (memory[0], memory[memory.len() - 1]);
-    let figure = format!("{first} kB after the first, {last} kB after {rounds} more");
-    row("the daemon's resident memory over these loads", &figure, "no growth (16 pages)", Some(last <= first + 64));
+    if with_daemon {
+        let (first, last) = (memory[0], memory[memory.len() - 1]);
+        let figure = format!("{first} kB after the first, {last} kB after {rounds} more");
+        row("the daemon's resident memory over these loads", &figure, "no growth (16 pages)", Some(last <= first + 64));
+    }
 }
 
 fn overrun(rounds: usize, loaded: bool) {
@@ -137,15 +171,12 @@ fn overrun(rounds: usize, loaded: bool) {
     row(&format!("from waking until the deleted rules are back{name}"), &figure, "", None);
 }
 
-/// A time of a switch in the daemon's words.
-fn time(line: &str, which: &str) -> Duration {
-    let mut words = line.split(which).nth(1).unwrap_or("").split([' ', ',', ')']);
-    let number = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-    match words.next() {
-        Some("us") => Duration::from_micros(number),
-        Some("ms") => Duration::from_millis(number),
-        _ => Duration::from_secs(number),
-    }
+/// Whether a message tells of the group for IPv4 of the first policy.
+fn is_group(message: &Message<'_>) -> bool {
+    const NEWNEXTHOP: u16 = 104;
+    let id = message.body.attributes(8, "nhmsg").into_iter().flatten().flatten().find(|(kind, _)| *kind == 1);
+    let group = layout::group(Family::V4, PolicySlot(0));
+    message.kind == NEWNEXTHOP && id.is_some_and(|(_, v)| v.u32(0, "id") == Ok(group))
 }
 
 /// How long the daemon says that it took to read everything again.
