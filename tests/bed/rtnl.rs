@@ -39,6 +39,8 @@ pub struct Route {
     pub table: u32,
     pub metric: u32,
     pub protocol: u8,
+    /// A nexthop object instead of `via` and `dev`.
+    pub nexthop: Option<u32>,
 }
 
 /// Things with protocol 76 in the kernel.
@@ -52,7 +54,7 @@ pub struct Own {
 impl Route {
     /// A default route in table main, as netifd would write it.
     pub fn default(via: IpAddr, dev: u32, metric: u32) -> Self {
-        Self { dst: None, via: Some(via), dev: Some(dev), table: 254, metric, protocol: 4 }
+        Self { dst: None, via: Some(via), dev: Some(dev), table: 254, metric, protocol: 4, nexthop: None }
     }
 
     fn family(&self) -> u8 {
@@ -63,7 +65,8 @@ impl Route {
     fn write(&self, w: &mut Writer) {
         let len = self.dst.map_or(0, |d| d.1);
         let table = u8::try_from(self.table).unwrap_or(0);
-        let scope = if self.via.is_none() && self.family() == libc::AF_INET as u8 { 253 } else { 0 };
+        let bare = self.via.is_none() && self.nexthop.is_none();
+        let scope = if bare && self.family() == libc::AF_INET as u8 { 253 } else { 0 };
         w.put(&[self.family(), len, 0, 0, table, self.protocol, scope, 1]);
         w.put(&0_u32.to_ne_bytes());
         if let Some((dst, _)) = self.dst {
@@ -74,6 +77,9 @@ impl Route {
         }
         if let Some(dev) = self.dev {
             w.attribute_u32(4, dev);
+        }
+        if let Some(nexthop) = self.nexthop {
+            w.attribute_u32(30, nexthop);
         }
         w.attribute_u32(15, self.table);
         w.attribute_u32(6, self.metric);
@@ -325,6 +331,18 @@ impl Rtnl {
             }
             self.socket.send(&all).expect("the kernel takes routes");
         }
+    }
+
+    /// How many IPv4 routes use a nexthop object.
+    pub fn count_by_nexthop(&mut self, id: u32) -> usize {
+        let mut header = [0; 12];
+        header[0] = libc::AF_INET as u8;
+        let mut found = 0;
+        self.dump(GETROUTE, &header, |m| {
+            let mut attributes = m.body.attributes(12, "rtmsg").into_iter().flatten().flatten();
+            found += usize::from(attributes.any(|(kind, v)| kind == 30 && v.u32(0, "nexthop") == Ok(id)));
+        });
+        found
     }
 
     /// A rule that sends what has a mark, or is bound to a device, to a table.

@@ -17,6 +17,11 @@ use bed::daemon::{Daemon, Folder};
 use bed::far::{Far, flows};
 use bed::lab::{INET, LAN, Lab, Port};
 use bed::netns::Netns;
+use bed::rtnl::Route;
+use linkwatch::engine::layout;
+use linkwatch::proto::netlink::{Message, messages};
+use linkwatch::sys::netlink::{Received, Socket};
+use linkwatch::types::{Family, PolicySlot};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 7200;
@@ -306,6 +311,65 @@ fn forgetting() {
     );
 }
 
+/// Foreign routes that use our group: however many they are, a switch is one message for each family, which the kernel
+/// confirms at once unless it also tells every route's reader of it (`nexthop_compat_mode`, 1 unless set).
+fn behind() {
+    const ROUTES: u32 = 100_000;
+    const NEWNEXTHOP: u16 = 104;
+    let setup = Setup::new("bench-behind", &two_wans());
+    let group = layout::group(Family::V4, PolicySlot(0));
+    let routes: Vec<Route> = (0..ROUTES)
+        .map(|n| {
+            let dst = Ipv4Addr::from(0x1400_0000 + (n << 8)).into();
+            let one = Route::default(LAN[0].1.into(), 0, 0);
+            Route { dst: Some((dst, 24)), via: None, dev: None, nexthop: Some(group), ..one }
+        })
+        .collect();
+    setup.lab.router.rtnl(|r| r.add_many(&routes));
+    let heard = setup.lab.router.run(|| Socket::open(&[32], None).expect("a socket that hears of nexthops"));
+    for mode in ["0", "1"] {
+        setup.lab.router.sysctl("ipv4/nexthop_compat_mode", mode).expect("a sysctl");
+        let mut buf = vec![0; 65_536];
+        let mut drain = |group: u32| {
+            let mut changes = 0;
+            while let Ok(Received::Datagram(len)) = heard.receive(&mut buf) {
+                let own = |m: &Message<'_>| {
+                    let mut attributes = m.body.attributes(8, "nhmsg").into_iter().flatten().flatten();
+                    attributes.any(|(kind, v)| kind == 1 && v.u32(0, "id") == Ok(group))
+                };
+                changes += messages(&buf[..len]).flatten().filter(|m| m.kind == NEWNEXTHOP && own(m)).count();
+            }
+            changes
+        };
+        drain(group);
+        let mut took = Vec::new();
+        let rounds = 20;
+        for round in 0..rounds {
+            let mark = setup.daemon.mark();
+            setup.say(&["switch", "default", ["wan2", "wan1"][round % 2]]);
+            let (_, line) = setup.daemon.wait_line(mark, &["IPv4 now leaves by"], PATIENCE).expect("it says so");
+            took.push(committed(&line));
+        }
+        took.sort_unstable();
+        println!(
+            "{ROUTES} routes behind one group, nexthop_compat_mode={mode}: {} messages for {rounds} switches, committed \
+             after {} us, worst {} us   goal {rounds}; 1000 us with mode 0",
+            drain(group),
+            took[rounds / 2],
+            took[rounds - 1]
+        );
+    }
+    let behind = setup.lab.router.rtnl(|r| r.count_by_nexthop(group));
+    println!("{behind} of {ROUTES} routes are still there");
+}
+
+/// The microseconds to the commit in the daemon's line.
+fn committed(line: &str) -> u64 {
+    let mut words = line.split_whitespace().skip_while(|w| *w != "committed").skip(1);
+    let number: u64 = words.next().and_then(|w| w.parse().ok()).expect("a number");
+    if words.next().is_some_and(|w| w.starts_with("ms")) { number * 1000 } else { number }
+}
+
 fn met(is: bool) -> &'static str {
     if is { "met" } else { "missed" }
 }
@@ -323,13 +387,14 @@ fn main() {
         return;
     }
     drop(lab);
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 7] = [
         ("flapping", flapping),
         ("reload", reloading),
         ("planned", planned),
         ("shares", shares),
         ("failback", failback),
         ("forget", forgetting),
+        ("behind", behind),
     ];
     for (_, run) in all.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(w))) {
         run();
