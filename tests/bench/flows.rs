@@ -321,7 +321,7 @@ fn behind() {
     let routes: Vec<Route> = (0..ROUTES)
         .map(|n| {
             let dst = Ipv4Addr::from(0x1400_0000 + (n << 8)).into();
-            let one = Route::default(LAN[0].1.into(), 0, 0);
+            let one = Route::default(LAN[0].1, 0, 0);
             Route { dst: Some((dst, 24)), via: None, dev: None, nexthop: Some(group), ..one }
         })
         .collect();
