@@ -5,9 +5,10 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::uplink::{Leg, State};
 use super::{Engine, Hold};
 use crate::limits;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::types::{Name, UplinkId, UplinkSlot};
 
 /// The history of all uplinks; at most [`limits::UPLINKS`].
@@ -32,6 +33,23 @@ pub struct UplinkHistory {
     pub flaps: u32,
     /// What an operator says of it.
     pub hold: Hold,
+    /// Its families' states, by [`Family::index`](crate::types::Family::index).
+    pub legs: [Standing; 2],
+}
+
+/// A state, and for how long it has been so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The state.
+    pub state: State,
+    /// Seconds; at most 136 years.
+    pub seconds: u32,
+}
+
+impl Standing {
+    fn of(leg: &Leg, now: Instant) -> Self {
+        Self { state: leg.state, seconds: u32::try_from(leg.age(now).as_secs()).unwrap_or(u32::MAX) }
+    }
 }
 
 /// A policy that an operator holds on a member.
@@ -43,6 +61,16 @@ pub struct Preference {
     pub uplink: Name,
 }
 
+impl Snapshot {
+    /// So much time has passed since it was taken; `None` when nobody knows.
+    pub fn grow_older(&mut self, by: Option<Duration>) {
+        for leg in self.uplinks.iter_mut().flat_map(|u| &mut u.legs) {
+            let by = by.and_then(|by| u32::try_from(by.as_secs()).ok());
+            *leg = by.map_or(Standing::default(), |by| Standing { seconds: leg.seconds.saturating_add(by), ..*leg });
+        }
+    }
+}
+
 impl Engine {
     /// What is worth keeping over a restart.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
@@ -50,7 +78,8 @@ impl Engine {
         for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {
             let penalty = config.damping.map_or(0, |d| uplink.damping.penalty(&d, now));
             let (name, flaps, hold) = (config.name.clone(), uplink.flaps, uplink.hold);
-            let history = UplinkHistory { name, id: config.id, penalty, flaps, hold };
+            let legs = uplink.legs.map(|leg| Standing::of(&leg, now));
+            let history = UplinkHistory { name, id: config.id, penalty, flaps, hold, legs };
             // Cannot fail: both tables have the same capacity.
             let _ = snapshot.uplinks.push(history);
         }
@@ -74,6 +103,9 @@ impl Engine {
             }
             uplink.flaps = history.flaps;
             uplink.hold = history.hold;
+            for (leg, was) in uplink.legs.iter_mut().zip(history.legs) {
+                leg.was(was.state, Duration::from_secs(was.seconds.into()));
+            }
         }
         for (policy, place) in self.config.policies.iter().zip(&mut self.preferred) {
             let Some(saved) = saved.preferred.iter().find(|p| p.policy == policy.name) else { continue };

@@ -104,8 +104,12 @@ pub struct Leg {
     pub state: State,
     /// Why.
     pub reason: Reason,
-    /// Since when.
+    /// Since when in this life of the daemon.
     pub since: Instant,
+    /// For how long it had been so in earlier lives.
+    earlier: Duration,
+    /// What it was in an earlier life, and for how long: until it is so again, or shows itself worse.
+    kept: Option<(State, Duration)>,
     /// Its falls by probes: one family that comes and goes is kept out without the other.
     pub damping: Damping,
     /// Since when everything has been there.
@@ -377,6 +381,29 @@ impl Uplink {
 }
 
 impl Leg {
+    /// For how long it has been in its state, restarts of the daemon included.
+    pub fn age(&self, now: Instant) -> Duration {
+        self.earlier.saturating_add(now.since(self.since))
+    }
+
+    /// What it was when the daemon ended, and for how long. Before the first look only.
+    pub(super) fn was(&mut self, state: State, age: Duration) {
+        self.kept = Some((state, age));
+    }
+
+    /// Goes on with the age that was kept: a restart interrupts nothing. Who waits for its hold-down may still come back
+    /// to what it was; whoever is found worse has begun anew.
+    fn go_on(&mut self) {
+        match self.kept {
+            Some((state, age)) if state == self.state => {
+                self.earlier = age.saturating_add(self.since.since(Instant::ZERO));
+                self.kept = None;
+            }
+            Some(_) if self.state != State::HoldDown => self.kept = None,
+            _ => {}
+        }
+    }
+
     /// Moves to the state that the facts call for; returns the state before, if it was another.
     pub(super) fn review(
         &mut self,
@@ -404,12 +431,13 @@ impl Leg {
         if state != before || !state.is_usable() {
             self.reason = reason;
         }
-        if state == before {
-            return None;
+        if state != before {
+            self.state = state;
+            self.since = now;
+            self.earlier = Duration::ZERO;
         }
-        self.state = state;
-        self.since = now;
-        Some(before)
+        self.go_on();
+        (state != before).then_some(before)
     }
 
     /// The table of transitions. `held`: the hold-down is over; `clean`: it was neither lossy nor slow for as long.

@@ -1,7 +1,9 @@
 //! The only reader of clocks. Everything runs on the monotonic one; the wall clock is only read to understand the
 //! kernel's time stamps, and never decides.
 
-use crate::time::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::time::{Duration, Instant};
 
 /// A clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,34 @@ impl Clock {
     }
 }
 
+/// Which boot of the machine this is, and the time since it: what a state file needs to tell how old it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The beginning of the kernel's `boot_id`.
+    pub id: u32,
+    /// Seconds since the boot, suspended ones included.
+    pub seconds: u32,
+}
+
+impl Boot {
+    /// As the kernel says it now; `None` where it does not, as in some sandboxes.
+    pub fn read() -> Option<Self> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        Self::parse(&id, &uptime)
+    }
+
+    fn parse(id: &str, uptime: &str) -> Option<Self> {
+        let id = u32::from_str_radix(id.get(..8)?, 16).ok()?;
+        Some(Self { id, seconds: uptime.split('.').next()?.parse().ok()? })
+    }
+
+    /// How long ago `earlier` was; `None` when that was another boot.
+    pub fn since(&self, earlier: &Self) -> Option<Duration> {
+        (self.id == earlier.id).then(|| Duration::from_secs(self.seconds.saturating_sub(earlier.seconds).into()))
+    }
+}
+
 /// The monotonic clock as the system counts it.
 pub fn monotonic() -> std::time::Instant {
     std::time::Instant::now()
@@ -43,5 +73,22 @@ pub fn wall() -> i64 {
     match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
         Ok(since) => micros(since),
         Err(before) => micros(before.duration()).saturating_neg(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_boot_has_one_time() {
+        let at = |id: &str, uptime: &str| Boot::parse(id, uptime);
+        let early = at("c7a1e5d0-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "41.27 70.11\n").expect("as the kernel writes it");
+        let late = at("c7a1e5d0-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "101.00 0.00\n").expect("as the kernel writes it");
+        let other = at("00000001-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "500.00 0.00\n").expect("as the kernel writes it");
+        assert_eq!(late.since(&early), Some(Duration::from_secs(60)));
+        assert_eq!(early.since(&late), Some(Duration::ZERO));
+        assert_eq!(other.since(&early), None);
+        assert_eq!([at("", "1.0"), at("c7a1e5d0-", ""), at("\u{fc}\u{fc}\u{fc}\u{fc}-", "1.0")], [None; 3]);
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::clock::Clock;
+use super::clock::{Boot, Clock};
 use super::control::Control;
 use super::netfilter::Netfilter;
 use super::netlink::{GROUP_LINK, GROUPS_STATE, Received, Socket};
@@ -108,6 +108,8 @@ pub struct Daemon {
     bus: Option<Bus>,
     planning: Option<bus::Planning>,
     clock: Clock,
+    /// When the clock was started.
+    boot: Option<Boot>,
     links: Async<Socket>,
     state: Async<Socket>,
     requests: Async<Socket>,
@@ -136,8 +138,9 @@ impl Daemon {
     /// # Errors
     /// No sockets, or no privileges.
     pub fn open(config: &Config, options: Options) -> io::Result<Self> {
-        let clock = Clock::start();
-        let stored = store::load(&options.state);
+        let (clock, boot) = (Clock::start(), Boot::read());
+        let mut stored = store::load(&options.state);
+        stored.history.grow_older(boot.zip(stored.saved).and_then(|(now, then)| now.since(&then)));
         let links = Socket::open(&[GROUP_LINK], options.receive_buffer)?;
         let state = Socket::open(&GROUPS_STATE, options.receive_buffer)?;
         if let Err(error) = state.filter(&state_filter()) {
@@ -160,6 +163,7 @@ impl Daemon {
             bus,
             planning: None,
             clock,
+            boot,
             links: Async::new_nonblocking(links)?,
             state: Async::new_nonblocking(state)?,
             requests: Async::new_nonblocking(Socket::open(&[], None)?)?,
@@ -553,6 +557,8 @@ impl Daemon {
 
     fn save(&mut self, now: crate::time::Instant) {
         self.stored.history = self.engine.snapshot(now);
+        let so_far = u32::try_from(now.since(Instant::ZERO).as_secs()).unwrap_or(u32::MAX);
+        self.stored.saved = self.boot.map(|b| Boot { seconds: b.seconds.saturating_add(so_far), ..b });
         if let Err(error) = store::save(&self.options.state, &self.stored) {
             log::warn!("state file {}: {error}", self.options.state.display());
         }

@@ -7,21 +7,24 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Boot;
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
 use crate::types::{Family, IfName, Name};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// More than the largest board writes.
-const SIZE: usize = 128 + 136 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
+const SIZE: usize = 140 + 148 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The engine's history.
     pub history: Snapshot,
+    /// When it was saved, if anybody knows.
+    pub saved: Option<Boot>,
     /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
     /// Which devices netifd named for uplinks: they hold until it names others.
@@ -115,7 +118,7 @@ mod tests {
         let mut elsewhere = fs::read(&path).expect("it was written");
         let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
         elsewhere[at + 1..at + 4].copy_from_slice(b"../");
-        for damage in [&b""[..], b"\x01\x00", b"\x03\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
+        for damage in [&b""[..], b"\x01\x00", b"\x04\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
             assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("control::hostile_clients_change_nothing", hostile),
     ("control::a_second_daemon_leaves_the_first_alone", second),
     ("control::the_journal_survives_a_restart", journal),
+    ("control::a_crash_does_not_begin_the_uptimes_anew", uptimes),
 ];
 
 /// Runs a subcommand against the daemon of a setup.
@@ -231,4 +232,35 @@ fn journal() {
         let event: Value = serde_json::from_str(line).expect("valid JSON");
         assert_eq!((kind(&event["seq"]), kind(&event["time"]), kind(&event["text"])), ("number", "number", "text"));
     }
+}
+
+/// How long the daemon says that an uplink has been in its state, seconds, once it is up.
+fn age(setup: &Setup, uplink: &str) -> u64 {
+    let mut age = None;
+    bed::until(PATIENCE, || {
+        let output = ask(setup, &["status", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let uplink = &status["uplinks"][uplink];
+        age = uplink["since"].as_u64().filter(|_| uplink["state"] == "up");
+        age.is_some()
+    });
+    age.unwrap_or_else(|| panic!("{uplink} is not up: {:?}", setup.daemon.lines()))
+}
+
+fn uptimes() {
+    let config = two_wans("").replace("hold_down '0'", "hold_down '500ms'");
+    let mut setup = Setup::new("uptimes", Port::Virtual, &config);
+    setup.wait_way(0);
+    let old = bed::until(PATIENCE, || age(&setup, "wan1") >= 3 && age(&setup, "wan2") >= 3);
+    assert!(old.is_some());
+    // It was saved when something changed, and not since.
+    setup.daemon.kill();
+    setup.start_again();
+    // One carries traffic and is up at once; the other waits for its hold-down first.
+    assert!(age(&setup, "wan1") >= 3);
+    assert!(age(&setup, "wan2") >= 3);
+    setup.lab.plug(1, false);
+    setup.lab.plug(1, true);
+    let anew = bed::until(PATIENCE, || age(&setup, "wan2") < 3);
+    assert!(anew.is_some(), "a real fall begins it anew");
 }

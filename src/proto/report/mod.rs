@@ -174,7 +174,7 @@ fn leg_fields(leg: &Leg, now: Instant, out: &mut dyn Sink) {
     out.flag("up", matches!(leg.state, State::Up | State::Degraded));
     out.text("reason", word);
     out.text("because", phrase);
-    out.number("since", seconds(now.since(leg.since)));
+    out.number("since", seconds(leg.age(now)));
 }
 
 fn track_fields(track: &Track, now: Instant, out: &mut dyn Sink) {

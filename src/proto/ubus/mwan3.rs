@@ -144,7 +144,7 @@ fn fields(config: &UplinkConfig, uplink: &Uplink, logical: Option<&Interface>, n
     let leg = report::best_leg(config, uplink);
     let (standing, probe) = (Standing::of(config, uplink), &config.probe);
     let carries = matches!(standing, Standing::Online | Standing::Disconnecting);
-    let since = seconds(now.since(leg.since));
+    let since = seconds(leg.age(now));
     let lost = uplink.probing.tracks.iter().map(lost_in_a_row).min().unwrap_or(0);
     let judged: u32 = uplink.probing.tracks.iter().map(|t| u32::from(t.window.report().judged)).max().unwrap_or(0);
     let age = uplink.probing.tracks.iter().filter_map(|t| t.last_good).map(|at| now.since(at)).min();
