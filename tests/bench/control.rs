@@ -5,6 +5,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod rounds;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,8 +17,9 @@ use bed::daemon::{Daemon, Folder};
 use bed::lab::{Lab, Port};
 use bed::stream::Stream;
 use linkwatch::proto::control::{self, Item, REQUEST_MAX, Request};
+use rounds::{show, switches};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Clients that mean harm, all at the same time.
 const CROWD: usize = 64;
 /// Unpluggings of one daemon: its log is rationed.
@@ -49,24 +51,9 @@ impl Bench {
         Self { lab, daemon, socket, _folder: folder }
     }
 
-    /// Unplugs and plugs back; per unplugging the time until the daemon has said that it has switched.
     fn switches(&self) -> Vec<Duration> {
-        let mut times = Vec::new();
-        for round in 0..COUNT {
-            let mark = self.daemon.mark();
-            let begin = Instant::now();
-            self.lab.plug(0, false);
-            let said = self.daemon.wait_line(mark, &["IPv4 now leaves by 'wan2'"], PATIENCE);
-            let (at, _) = said.unwrap_or_else(|| panic!("no switch: {:#?}", self.daemon.lines()));
-            times.push(at - begin);
-            let mark = self.daemon.mark();
-            self.lab.plug(0, true);
-            let said = self.daemon.wait_line(mark, &["IPv4 now leaves by 'wan1'"], PATIENCE);
-            assert!(said.is_some(), "no return: {:#?}", self.daemon.lines());
-            // Not always at the same moment of whatever else goes on.
-            std::thread::sleep(Duration::from_millis(20 + 7 * (round as u64 % 10)));
-        }
-        times
+        let times = switches(&self.lab, &self.daemon, COUNT, Duration::from_millis(20));
+        times.into_iter().map(|(_, took)| took).collect()
     }
 
     /// Asks for the status; how long until the last byte of it, or `None` when the connection was ended before.
@@ -127,12 +114,6 @@ fn hung_up(stream: &UnixStream) -> bool {
     // SAFETY: one valid structure, no wait.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
     ready > 0 && poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
-}
-
-fn show(what: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |permille: usize| times[(times.len() - 1) * permille / 1000];
-    println!("{what:<58} median {:>9.3?}  p99 {:>9.3?}  worst {:>9.3?}", at(500), at(990), at(1000));
 }
 
 fn crowded<T>(path: &Path, during: impl FnOnce() -> T) -> (T, u32) {

@@ -13,6 +13,7 @@ mod bus;
 mod fields;
 #[path = "../ubus/daemon/remote.rs"]
 mod remote;
+mod rounds;
 #[path = "../ubus/daemon/served.rs"]
 mod served;
 #[path = "../ubus/session.rs"]
@@ -29,9 +30,10 @@ use bed::lab::{Lab, Port};
 use linkwatch::proto::ubus::Status;
 use linkwatch::proto::ubus::client::{Follow, Incoming, News, Setup};
 use remote::Remote;
+use rounds::{show, switches};
 use served::Served;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Unpluggings of one daemon.
 const COUNT: usize = 20;
 /// Between two of them; under calls longer, so that it takes ten seconds.
@@ -94,32 +96,6 @@ impl Bench {
         assert!(daemon.wait_line(0, &["leaves by"], PATIENCE).is_some(), "{:?}", daemon.lines());
         Self { lab, daemon, socket, _folder: folder }
     }
-
-    /// Unplugs and plugs back; per unplugging the time until the daemon has said that the switch is committed.
-    fn switches(&self, count: usize, pause: Duration) -> Vec<(Instant, Duration)> {
-        let mut times = Vec::new();
-        for _ in 0..count {
-            let mark = self.daemon.mark();
-            let begin = Instant::now();
-            self.lab.plug(0, false);
-            let said = self.daemon.wait_line(mark, &["now leaves by 'wan2'"], PATIENCE);
-            let (at, _) = said.unwrap_or_else(|| panic!("no switch: {:#?}", self.daemon.lines()));
-            times.push((at, at - begin));
-            let mark = self.daemon.mark();
-            self.lab.plug(0, true);
-            let said = self.daemon.wait_line(mark, &["now leaves by 'wan1'"], PATIENCE);
-            assert!(said.is_some(), "no return: {:#?}", self.daemon.lines());
-            // Not always at the same moment of whatever else goes on.
-            std::thread::sleep(pause + Duration::from_millis(7 * (times.len() as u64 % 10)));
-        }
-        times
-    }
-}
-
-fn show(what: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let at = |permille: usize| times[(times.len() - 1) * permille / 1000];
-    println!("{what:<58} median {:>9.3?}  p99 {:>9.3?}  worst {:>9.3?}", at(500), at(990), at(1000));
 }
 
 /// Waits until the daemon's object is there and subscribed to.
@@ -174,7 +150,13 @@ fn main() {
     let all = rounds * COUNT;
     println!("{all} unpluggings each, on {whose}; from the unplugging to the daemon's word that it has switched");
 
-    let alone = (0..rounds).flat_map(|_| Bench::new(false).switches(COUNT, SHORT)).map(|t| t.1).collect();
+    let alone = (0..rounds)
+        .flat_map(|_| {
+            let bench = Bench::new(false);
+            switches(&bench.lab, &bench.daemon, COUNT, SHORT)
+        })
+        .map(|t| t.1)
+        .collect();
     show("no bus", alone);
 
     let (mut switched, mut told) = (Vec::new(), Vec::new());
@@ -223,7 +205,7 @@ fn subscribed(switched: &mut Vec<Duration>, told: &mut Vec<Duration>) {
             }
         }
     });
-    let times = bench.switches(COUNT, SHORT);
+    let times = switches(&bench.lab, &bench.daemon, COUNT, SHORT);
     done.store(true, Ordering::Relaxed);
     listener.join().expect("it ends");
     let heard: Vec<Instant> = receiver.iter().collect();
@@ -242,9 +224,9 @@ fn flooded(bench: &Bench) {
         move || flood(remote, &stop, &answered)
     });
     let begin = Instant::now();
-    let mut times = bench.switches(COUNT / 4, LONG);
+    let mut times = switches(&bench.lab, &bench.daemon, COUNT / 4, LONG);
     let rss = bench.daemon.status_number("VmRSS:");
-    times.extend(bench.switches(COUNT - COUNT / 4, LONG));
+    times.extend(switches(&bench.lab, &bench.daemon, COUNT - COUNT / 4, LONG));
     let seconds = begin.elapsed().as_secs_f64();
     stop.store(true, Ordering::Relaxed);
     let (made, answers) = flooder.join().expect("every call is answered");
