@@ -159,3 +159,8 @@ fn every_corpus_has_its_target() {
         assert!(fuzz.join(format!("targets/{name}.rs")).exists(), "no target for {name}");
     }
 }
+
+#[test]
+fn no_stream_breaks_the_control_socket() {
+    run("control", linkwatch::sim::fuzz_control::control, 100_000);
+}

@@ -11,6 +11,7 @@ use crate::proto::control::{Item, Request, repeat};
 use crate::proto::report::Sink as _;
 use crate::proto::report::json::Json;
 use crate::sys::client::ask;
+use crate::sys::terminal;
 
 /// What the words say besides the command.
 pub struct Client<'a> {
@@ -32,6 +33,20 @@ fn look() -> Look {
     let unicode = locale.to_ascii_uppercase().contains("UTF-8") || locale.to_ascii_uppercase().contains("UTF8");
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     Look { colour, unicode }
+}
+
+/// How wide a line may be: what the user says, what the terminal has, else as wide as it comes.
+fn columns() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    said.or_else(terminal::columns)
+}
+
+/// For people: folded where their terminal is narrow.
+fn folded(text: String) -> String {
+    match columns() {
+        Some(width) => show::fold(&text, width.max(20)),
+        None => text,
+    }
 }
 
 /// Prints, and does not mind a reader that has seen enough.
@@ -80,7 +95,7 @@ impl Client<'_> {
         loop {
             let text = match self.json {
                 true => self.raw(&Request::Status)?,
-                false => show::status(&self.tree(&Request::Status)?, look()),
+                false => folded(show::status(&self.tree(&Request::Status)?, look())),
             };
             if !watch {
                 return print(&text);
@@ -122,7 +137,7 @@ impl Client<'_> {
             json.end();
             return print(&format!("{text}\n"));
         }
-        print(&show::why(name, uplink, &events, now, look()))
+        print(&folded(show::why(name, uplink, &events, now, look())))
     }
 
     fn events_list(&self, since: u32) -> Result<Vec<Value>, String> {
@@ -168,8 +183,7 @@ impl Client<'_> {
         if self.json {
             return print(&self.raw(&request)?);
         }
-        let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(80);
-        print(&show::graph(uplink, self.tree(&request)?.values("minutes"), width, look()))
+        print(&show::graph(uplink, self.tree(&request)?.values("minutes"), columns().unwrap_or(80), look()))
     }
 
     /// `up`, `down`, `auto`.

@@ -24,6 +24,44 @@ impl Look {
     }
 }
 
+/// Folds lines at spaces so that none is wider than `width` columns; what follows is indented by four more. What has no
+/// space stays whole.
+pub fn fold(text: &str, width: usize) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let mut column = indent;
+        out.extend(std::iter::repeat_n(' ', indent));
+        for (at, word) in line.split_whitespace().enumerate() {
+            let space = usize::from(at > 0);
+            if at > 0 && column + space + shown(word) > width {
+                column = indent + 4;
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', column));
+            } else {
+                column += space;
+                out.extend(std::iter::repeat_n(' ', space));
+            }
+            out.push_str(word);
+            column += shown(word);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Columns of a word; the codes for colours take none.
+fn shown(word: &str) -> usize {
+    let mut escaped = false;
+    word.chars()
+        .filter(|c| {
+            let visible = !escaped && *c != '\x1b';
+            escaped = *c == '\x1b' || escaped && *c != 'm';
+            visible
+        })
+        .count()
+}
+
 /// A time in the unit that leaves at most three digits.
 pub fn span(seconds: i64) -> String {
     match seconds {
@@ -271,6 +309,21 @@ mod tests {
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(utc(1_795_599_000), "2026-11-25 09:30:00");
         assert_eq!(utc(-1), "1969-12-31 23:59:59");
+    }
+
+    #[test]
+    fn lines_are_folded_at_words_and_colours_take_no_room() {
+        let look = Look { colour: true, unicode: false };
+        let line = format!(
+            "  2001:db8:ffff:ffff::1: {} loss 15.7 %, 55.3 ms +- 8.1 ms, down (no-answer)\n\n",
+            look.state("up")
+        );
+        let folded = fold(&line, 40);
+        assert!(folded.lines().all(|l| l.split(' ').map(|w| shown(w) + 1).sum::<usize>() <= 41), "{folded}");
+        assert_eq!(folded.split_whitespace().collect::<Vec<_>>(), line.split_whitespace().collect::<Vec<_>>());
+        assert!(folded.starts_with("  2001:db8:ffff:ffff::1:") && folded.ends_with("\n\n"), "{folded}");
+        assert_eq!(fold(&line, 200), line);
+        assert_eq!(fold("abcdefgh ij\n", 4), "abcdefgh\n    ij\n");
     }
 
     #[test]

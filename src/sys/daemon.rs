@@ -3,6 +3,7 @@
 mod bus;
 mod clients;
 mod flows;
+mod kept;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -119,6 +120,8 @@ pub struct Daemon {
     prober: Box<Prober>,
     options: Options,
     stored: State,
+    /// The state file could not be written, and that was said.
+    unsaved: bool,
     mode: Mode,
     /// The dump to ask for at the end of this turn.
     dump: Option<Dump>,
@@ -173,6 +176,7 @@ impl Daemon {
             prober: Box::default(),
             options,
             stored,
+            unsaved: false,
             mode: Mode::Real,
             dump: None,
             buf: vec![0; limits::NETLINK_RX],
@@ -286,22 +290,6 @@ impl Daemon {
             self.read_all()?;
         }
         Ok(())
-    }
-
-    /// Puts the sysctls back to what they were before us, and removes the state file.
-    pub fn forget(&mut self) {
-        for old in &self.stored.linkdown {
-            match sysctl::write(&old.device, old.family, old.on) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    log::warn!("{} {}: {error}", old.family, old.device);
-                }
-                _ => {}
-            }
-        }
-        self.unspread_flows();
-        super::bind::forget();
-        self.stored = State::default();
-        let _ = std::fs::remove_file(&self.options.state);
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -553,32 +541,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-
-    fn save(&mut self, now: crate::time::Instant) {
-        self.stored.history = self.engine.snapshot(now);
-        let so_far = u32::try_from(now.since(Instant::ZERO).as_secs()).unwrap_or(u32::MAX);
-        self.stored.saved = self.boot.map(|b| Boot { seconds: b.seconds.saturating_add(so_far), ..b });
-        if let Err(error) = store::save(&self.options.state, &self.stored) {
-            log::warn!("state file {}: {error}", self.options.state.display());
-        }
-    }
-
-    /// Sets the sysctl; its old value is in the state file before.
-    fn ignore_linkdown(&mut self, device: IfName, family: Family, now: crate::time::Instant) -> Errno {
-        let known = self.stored.linkdown.iter().any(|o| o.device == device && o.family == family);
-        let result = sysctl::read(&device, family).and_then(|on| {
-            if !known {
-                // When the table is full, flush leaves this one set: it holds two per uplink, so that takes many reloads.
-                let _ = self.stored.linkdown.push(OldValue { device, family, on });
-                self.save(now);
-            }
-            if on { Ok(()) } else { sysctl::write(&device, family, true) }
-        });
-        match result {
-            Ok(()) => Errno::OK,
-            Err(error) => Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(u16::MAX)),
-        }
     }
 }
 

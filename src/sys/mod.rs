@@ -24,6 +24,7 @@ pub mod resolv;
 pub mod signal;
 pub mod store;
 pub mod sysctl;
+pub mod terminal;
 pub mod text;
 pub mod ubus;
 pub mod wait;

@@ -1,7 +1,12 @@
-//! What others may throw at the daemon on a real kernel: forged netlink, a /proc without sysctls, a damaged state file.
+//! What others may throw at the daemon on a real kernel: forged netlink, a /proc without sysctls, folders without room, a damaged
+//! state file.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 use linkwatch::proto::netlink::Writer;
 
@@ -12,6 +17,7 @@ use crate::{Case, PATIENCE, Setup, bed, program, two_wans};
 pub const CASES: &[Case] = &[
     ("input::forged_announcements_are_dropped_and_forged_answers_do_not_arrive", forged),
     ("input::without_sysctls_it_says_so_and_fails_over", no_sysctls),
+    ("input::a_full_or_read_only_folder_costs_only_what_would_be_written_there", no_room),
     ("input::a_damaged_state_file_is_told_and_replaced", damaged_state),
 ];
 
@@ -93,33 +99,66 @@ fn forged() {
     setup.wait_way(1);
 }
 
+/// A command that runs in a mount namespace of its own, with a tmpfs over `place`.
+fn covered(command: &mut Command, place: &Path, flags: libc::c_ulong, data: &'static CStr) {
+    let place = CString::new(place.as_os_str().as_bytes()).expect("a path");
+    let cover = move || {
+        // SAFETY: system calls with arguments that outlive them.
+        unsafe {
+            bed::checked(libc::unshare(libc::CLONE_NEWNS), "a mount namespace")?;
+            let (private, none) = (libc::MS_REC | libc::MS_PRIVATE, std::ptr::null());
+            bed::checked(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), "private mounts")?;
+            let tmpfs = c"tmpfs".as_ptr();
+            bed::checked(libc::mount(tmpfs, place.as_ptr(), tmpfs, flags, data.as_ptr().cast()), "a tmpfs").map(drop)
+        }
+    };
+    // SAFETY: the closure makes three system calls and, only when one fails, an error.
+    unsafe { command.pre_exec(cover) };
+}
+
 fn no_sysctls() {
     let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
     let folder = Folder::new("sysctls");
     let (config, state) = (folder.write("linkwatch", &two_wans("")), folder.at("state"));
     let mut command = lab.router.command(program());
     command.arg("run").arg("-c").arg(&config).arg("--state").arg(&state);
-    let hide = || {
-        // SAFETY: system calls with constant arguments.
-        unsafe {
-            bed::checked(libc::unshare(libc::CLONE_NEWNS), "a mount namespace")?;
-            let (private, none) = (libc::MS_REC | libc::MS_PRIVATE, std::ptr::null());
-            bed::checked(libc::mount(none, c"/".as_ptr(), none, private, none.cast()), "private mounts")?;
-            let tmpfs = c"tmpfs".as_ptr();
-            bed::checked(libc::mount(tmpfs, c"/proc/sys/net".as_ptr(), tmpfs, 0, none.cast()), "hiding sysctls")
-                .map(drop)
-        }
-    };
-    // SAFETY: the closure makes three system calls and, only when one fails, an error.
-    unsafe { command.pre_exec(hide) };
+    covered(&mut command, Path::new("/proc/sys/net"), 0, c"");
     let daemon = Daemon::spawn(command);
     for words in [&["IPv4", "leaves by"][..], &["IPv6", "leaves by"], &["ignore_routes_with_linkdown"]] {
         assert!(daemon.wait_line(0, words, PATIENCE).is_some(), "no {words:?}: {:#?}", daemon.lines());
     }
+    fails_over(&lab, &daemon);
+}
+
+fn fails_over(lab: &Lab, daemon: &Daemon) {
     lab.plug(0, false);
     for family in [0, 1] {
         let moved = bed::until(PATIENCE, || lab.way(family) == Some(1));
         assert!(moved.is_some(), "family {family}: {:#?}", daemon.lines());
+    }
+}
+
+/// Each file that cannot be written is named once, with the reason, and nothing else suffers.
+fn no_room() {
+    for (flags, data, reason) in [(0, c"nr_inodes=1", "No space left"), (libc::MS_RDONLY, c"", "Read-only")] {
+        let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
+        let folder = Folder::new("no-room");
+        let run = folder.at("run");
+        std::fs::create_dir(&run).expect("the folder is ours");
+        let mut command = lab.router.command(program());
+        command.arg("run").arg("-c").arg(folder.write("linkwatch", &two_wans("")));
+        command.arg("--state").arg(run.join("state")).arg("--control").arg(run.join("control"));
+        covered(&mut command, &run, flags, data);
+        let daemon = Daemon::spawn(command);
+        for words in [&["control socket", reason, "going on without"][..], &["state file", reason], &["leaves by"]] {
+            assert!(daemon.wait_line(0, words, PATIENCE).is_some(), "no {words:?}: {:#?}", daemon.lines());
+        }
+        fails_over(&lab, &daemon);
+        lab.plug(0, true);
+        let back = bed::until(PATIENCE, || lab.way(0) == Some(0) && lab.way(1) == Some(0));
+        assert!(back.is_some(), "{:#?}", daemon.lines());
+        let told = daemon.lines().iter().filter(|(_, l)| l.contains("state file")).count();
+        assert_eq!(told, 1, "{:#?}", daemon.lines());
     }
 }
 
