@@ -37,28 +37,39 @@ impl Clock {
 /// Which boot of the machine this is, and the time since it: what a state file needs to tell how old it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
-    /// The beginning of the kernel's `boot_id`.
+    /// The beginning of the kernel's `boot_id`; 0 when that cannot be read.
     pub id: u32,
     /// Seconds since the boot, suspended ones included.
     pub seconds: u32,
 }
 
 impl Boot {
-    /// As the kernel says it now; `None` where it does not, as in some sandboxes.
-    pub fn read() -> Option<Self> {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-        Self::parse(&id, &uptime)
+    /// As the kernel says it now. In a jail without `/proc` only the time is known: then any boot may be meant, unless it
+    /// would have begun in the future; the state file is in tmpfs, and gone after a boot.
+    pub fn read() -> Self {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        // SAFETY: plain numbers, of which any value is valid, and a call that writes them.
+        let uptime = unsafe {
+            let mut info: libc::sysinfo = std::mem::zeroed();
+            libc::sysinfo(&raw mut info);
+            info.uptime
+        };
+        Self { id: id.map_or(0, |id| Self::number(&id)), seconds: u32::try_from(uptime).unwrap_or(0) }
     }
 
-    fn parse(id: &str, uptime: &str) -> Option<Self> {
-        let id = u32::from_str_radix(id.get(..8)?, 16).ok()?;
-        Some(Self { id, seconds: uptime.split('.').next()?.parse().ok()? })
+    fn number(id: &str) -> u32 {
+        id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
+    }
+
+    /// So much later in the same boot.
+    pub fn after(self, time: Duration) -> Self {
+        Self { seconds: self.seconds.saturating_add(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)), ..self }
     }
 
     /// How long ago `earlier` was; `None` when that was another boot.
     pub fn since(&self, earlier: &Self) -> Option<Duration> {
-        (self.id == earlier.id).then(|| Duration::from_secs(self.seconds.saturating_sub(earlier.seconds).into()))
+        let same = self.id == earlier.id || self.id == 0 || earlier.id == 0;
+        self.seconds.checked_sub(earlier.seconds).filter(|_| same).map(|s| Duration::from_secs(s.into()))
     }
 }
 
@@ -82,13 +93,14 @@ mod tests {
 
     #[test]
     fn only_one_boot_has_one_time() {
-        let at = |id: &str, uptime: &str| Boot::parse(id, uptime);
-        let early = at("c7a1e5d0-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "41.27 70.11\n").expect("as the kernel writes it");
-        let late = at("c7a1e5d0-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "101.00 0.00\n").expect("as the kernel writes it");
-        let other = at("00000001-0a6b-4d8e-9c39-1b1f4d6f7a11\n", "500.00 0.00\n").expect("as the kernel writes it");
+        let at = |id: &str, seconds| Boot { id: Boot::number(id), seconds };
+        let id = "c7a1e5d0-0a6b-4d8e-9c39-1b1f4d6f7a11\n";
+        let (early, late) = (at(id, 41), at(id, 41).after(Duration::from_millis(60_900)));
         assert_eq!(late.since(&early), Some(Duration::from_secs(60)));
-        assert_eq!(early.since(&late), Some(Duration::ZERO));
-        assert_eq!(other.since(&early), None);
-        assert_eq!([at("", "1.0"), at("c7a1e5d0-", ""), at("\u{fc}\u{fc}\u{fc}\u{fc}-", "1.0")], [None; 3]);
+        assert_eq!(early.since(&late), None);
+        assert_eq!(at("00000001-0a6b", 500).since(&early), None);
+        // Whose boot is not known may be any; so may one that is no number.
+        assert_eq!(at("", 42).since(&early), Some(Duration::from_secs(1)));
+        assert_eq!(at("\u{fc}\u{fc}\u{fc}\u{fc}-", 42).id, 0);
     }
 }

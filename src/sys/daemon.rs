@@ -110,7 +110,7 @@ pub struct Daemon {
     planning: Option<bus::Planning>,
     clock: Clock,
     /// When the clock was started.
-    boot: Option<Boot>,
+    boot: Boot,
     links: Async<Socket>,
     state: Async<Socket>,
     requests: Async<Socket>,
@@ -143,7 +143,7 @@ impl Daemon {
     pub fn open(config: &Config, options: Options) -> io::Result<Self> {
         let (clock, boot) = (Clock::start(), Boot::read());
         let mut stored = store::load(&options.state);
-        stored.history.grow_older(boot.zip(stored.saved).and_then(|(now, then)| now.since(&then)));
+        stored.history.grow_older(boot.since(&stored.saved));
         let links = Socket::open(&[GROUP_LINK], options.receive_buffer)?;
         let state = Socket::open(&GROUPS_STATE, options.receive_buffer)?;
         if let Err(error) = state.filter(&state_filter()) {

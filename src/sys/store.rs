@@ -23,8 +23,8 @@ const SIZE: usize = 140 + 148 * limits::UPLINKS + 40 * limits::POLICIES + 240 * 
 pub struct State {
     /// The engine's history.
     pub history: Snapshot,
-    /// When it was saved, if anybody knows.
-    pub saved: Option<Boot>,
+    /// When it was saved.
+    pub saved: Boot,
     /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
     /// Which devices netifd named for uplinks: they hold until it names others.

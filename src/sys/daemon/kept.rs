@@ -22,8 +22,7 @@ impl Daemon {
     /// Writes the state file.
     pub(super) fn save(&mut self, now: Instant) {
         self.stored.history = self.engine.snapshot(now);
-        let so_far = u32::try_from(now.since(Instant::ZERO).as_secs()).unwrap_or(u32::MAX);
-        self.stored.saved = self.boot.map(|b| Boot { seconds: b.seconds.saturating_add(so_far), ..b });
+        self.stored.saved = self.boot.after(now.since(Instant::ZERO));
         let failed = store::save(&self.options.state, &self.stored).err();
         // Said once: each change of state would say it again.
         if let Some(error) = failed.as_ref().filter(|_| !self.unsaved) {
