@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::show::{self, Look};
 use super::tree::{Builder, Value};
 use crate::engine::Hold;
+use crate::engine::explain::Packet;
 use crate::proto::control::{Item, Request, repeat};
 use crate::proto::report::Sink as _;
 use crate::proto::report::json::Json;
@@ -219,6 +220,23 @@ impl Client<'_> {
             print(&format!("{}: no answer within 3 s\n", probe.text("target")))?;
         }
         Err(String::new())
+    }
+
+    /// Which rules a packet meets.
+    pub fn explain(&self, packet: &Packet) -> Result<Value, String> {
+        self.tree(&Request::Explain(*packet))
+    }
+
+    /// Prints text for people.
+    pub fn say(&self, text: String) -> Outcome {
+        print(&folded(text))
+    }
+
+    /// Prints a tree as JSON.
+    pub fn show(&self, value: &Value) -> Outcome {
+        let mut text = String::new();
+        write_value(&mut Json::new(&mut text), "", value);
+        print(&format!("{text}\n"))
     }
 
     /// The status as a tree, for whoever shows it in another way.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use client::Client;
+use why::Details;
 
 use crate::config::Config;
 use crate::engine::{Engine, Hold};
@@ -46,7 +47,8 @@ struct Words {
     follow: bool,
     since: u32,
     confirm: Option<String>,
-    mark: Option<String>,
+    /// Of a packet that `why` is asked about.
+    details: Details,
     /// What follows the command.
     args: Vec<String>,
     /// The command that 'use' runs.
@@ -69,7 +71,7 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         follow: false,
         since: 0,
         confirm: None,
-        mark: None,
+        details: Details::default(),
         args: Vec::new(),
         run: Vec::new(),
     };
@@ -96,7 +98,11 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Long("follow") => words.follow = true,
             Long("since") => words.since = parser.value()?.parse()?,
             Long("confirm") => words.confirm = Some(parser.value()?.string()?),
-            Long("mark") => words.mark = Some(parser.value()?.string()?),
+            Long("mark") => words.details.mark = Some(parser.value()?.string()?),
+            Long("from") => words.details.from = Some(parser.value()?.string()?),
+            Long("proto") => words.details.proto = Some(parser.value()?.string()?),
+            Long("port") => words.details.port = Some(parser.value()?.parse()?),
+            Long("sport") => words.details.sport = Some(parser.value()?.parse()?),
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
@@ -162,7 +168,7 @@ fn ask(words: &Words) -> Result<(), String> {
     match (words.command.as_str(), args.as_slice()) {
         ("status", []) => client.status(words.watch),
         ("why", [what]) => match what.parse() {
-            Ok(addr) => why::destination(&client, addr, words.mark.as_deref()),
+            Ok(addr) => why::destination(&client, addr, &words.details),
             Err(_) => client.why(what, Clock::start().wall()),
         },
         ("events", []) => client.events(words.since, words.follow),

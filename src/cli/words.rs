@@ -26,7 +26,7 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "status", takes: "[--json] [--watch]", does: "show uplinks, probes and policies on one screen" },
     Command {
         name: "why",
-        takes: "UPLINK|ADDRESS [--mark MARK] [--json]",
+        takes: "UPLINK | ADDRESS [--from ADDRESS] [--proto PROTO] [--port PORT] [--sport PORT] [--mark MARK] [--json]",
         does: "show what an uplink's state rests on, or where a packet would go now",
     },
     Command { name: "events", takes: "[--follow] [--since NUMBER] [--json]", does: "show the journal" },

@@ -14,6 +14,7 @@ mod contention;
 pub mod damping;
 mod decide;
 pub mod event;
+pub mod explain;
 mod facts;
 pub mod fib;
 mod flows;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Sink;
 use crate::engine::Hold;
+use crate::engine::explain::Packet;
 
 /// The version of everything below; it changes when a variant does. New variants come at the end and do not count.
 pub const VERSION: u8 = 1;
@@ -43,12 +44,14 @@ pub enum Request<'a> {
     Confirm,
     /// Forget the flows of an uplink.
     FlushFlows { uplink: &'a str },
+    /// Which rules of the configuration the first packet of a connection meets.
+    Explain(Packet),
 }
 
 impl Request<'_> {
     /// Whether it changes anything: then not everybody may.
     pub fn changes(&self) -> bool {
-        !matches!(self, Self::Status | Self::Events { .. } | Self::Graph { .. })
+        !matches!(self, Self::Status | Self::Events { .. } | Self::Graph { .. } | Self::Explain(_))
     }
 }
 
@@ -237,6 +240,7 @@ pub fn repeat(item: Item<'_>, out: &mut dyn Sink) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::IfName;
 
     #[test]
     fn requests_survive_the_wire_and_nothing_may_follow_them() {
@@ -245,6 +249,14 @@ mod tests {
             Request::Events { since: u32::MAX, follow: true },
             Request::Hold { uplink: "wan", hold: Hold::Down },
             Request::Prefer { policy: "p", uplink: None },
+            Request::Explain(Packet {
+                dst: [192, 0, 2, 1].into(),
+                src: Some("2001:db8::1".parse().expect("an address")),
+                iif: IfName::NONE,
+                proto: Some(6),
+                sport: None,
+                dport: Some(443),
+            }),
         ] {
             let mut buf = [0; REQUEST_MAX];
             let len = encode_request(&request, &mut buf).expect("it fits");

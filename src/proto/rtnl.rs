@@ -10,7 +10,7 @@ mod lookup;
 pub use answer::{Answers, errno};
 pub use decode::decode_notification;
 pub use encode::encode;
-pub use lookup::{RouteFound, decode_lookup, encode_lookup};
+pub use lookup::{Journey, RouteFound, decode_lookup, encode_lookup};
 
 use crate::types::Family;
 
@@ -56,6 +56,8 @@ pub(crate) mod number {
     pub const IFA_F_TENTATIVE: u32 = 0x40;
 
     pub const RTA_DST: u16 = 1;
+    pub const RTA_SRC: u16 = 2;
+    pub const RTA_IIF: u16 = 3;
     pub const RTA_OIF: u16 = 4;
     pub const RTA_GATEWAY: u16 = 5;
     pub const RTA_PRIORITY: u16 = 6;
@@ -64,6 +66,9 @@ pub(crate) mod number {
     pub const RTA_TABLE: u16 = 15;
     pub const RTA_MARK: u16 = 16;
     pub const RTA_VIA: u16 = 18;
+    pub const RTA_IP_PROTO: u16 = 27;
+    pub const RTA_SPORT: u16 = 28;
+    pub const RTA_DPORT: u16 = 29;
     pub const RTA_NH_ID: u16 = 30;
     pub const RTN_UNICAST: u8 = 1;
     pub const RTN_BLACKHOLE: u8 = 6;

@@ -4,8 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::netlink::{Received, Socket};
-use crate::engine::action::RouteQuestion;
-use crate::proto::rtnl::{self, RouteFound};
+use crate::proto::rtnl::{self, Journey, RouteFound};
 use crate::types::{IfIndex, IfName};
 
 /// The kernel's answer.
@@ -29,10 +28,10 @@ pub struct Lookup {
 ///
 /// # Errors
 /// No netlink socket.
-pub fn lookup(question: &RouteQuestion) -> io::Result<Lookup> {
+pub fn lookup(journey: &Journey) -> io::Result<Lookup> {
     let socket = Socket::open(&[], None)?;
     let mut buf = [0; 512];
-    let len = rtnl::encode_lookup(question, 1, &mut buf).map_err(|_| io::Error::other("request too long"))?;
+    let len = rtnl::encode_lookup(journey, 1, &mut buf).map_err(|_| io::Error::other("request too long"))?;
     socket.send(buf.get(..len).unwrap_or(&[]))?;
     let mut answer = vec![0; 8192];
     // The kernel answers before send() returns.

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bed::lab::Port;
+use crate::bed::lab::{INET, LAN, Port};
 use crate::{Case, PATIENCE, Setup, bed, program, two_wans};
 
 pub const CASES: &[Case] = &[
     ("control::status_says_the_same_to_people_and_machines", status),
     ("control::why_names_what_a_state_rests_on", why),
+    ("control::why_names_the_rule_that_a_packet_meets", rule),
     ("control::an_operator_holds_and_releases", hold),
     ("control::what_is_not_confirmed_is_taken_back", confirm),
     ("control::names_that_do_not_exist_bring_the_nearest", names),
@@ -113,6 +114,37 @@ fn why() {
     assert!(there.contains("policy 'default'") && there.contains("uplink 'wan2'"), "{there}");
     let marked = text(&ask(&setup, &["why", "203.0.113.10", "--mark", "0x200"]));
     assert!(marked.contains("uplink 'wan2' itself"), "{marked}");
+}
+
+/// With one rule that takes nft the mark decides; without it the kernel's own rules do. The answers are the same.
+fn rule() {
+    for more in ["", "\toption sticky '1'\n"] {
+        let policy = |name: &str, member| format!("config policy '{name}'\n\tlist use_member '{member}'\n\n");
+        let config = two_wans("")
+            + "config member 'm1'\n\toption interface 'wan1'\n\nconfig member 'm2'\n\toption interface 'wan2'\n\n"
+            + &policy("first", "m1")
+            + &policy("second", "m2")
+            + "config rule 'web'\n\toption proto 'tcp'\n\toption dest_port '443'\n\toption use_policy 'second'\n"
+            + more
+            + "\nconfig rule 'all'\n\toption family 'any'\n\toption use_policy 'first'\n";
+        let setup = Setup::new("why-rule", Port::Virtual, &config);
+        setup.wait_way(0);
+        let (to, from) = (INET[0].to_string(), LAN[0].1.to_string());
+        let asked = |words: &[&str]| text(&ask(&setup, &[&["why", &to, "--from", &from], words].concat()));
+        let web = asked(&["--proto", "tcp", "--port", "443"]);
+        assert!(web.contains("meets rule 'web': policy 'second'") && web.contains("leaves by wan2"), "{web}");
+        let other = asked(&["--proto", "udp", "--port", "443"]);
+        assert!(other.contains("meets rule 'all': policy 'first'") && other.contains("leaves by wan1"), "{other}");
+        let open = asked(&[]);
+        assert!(open.contains("Rule 'web' comes first and may take it"), "{open}");
+        assert!(open.contains("meets rule 'all'"), "{open}");
+        let machine = json(&setup, &["why", &to, "--proto", "tcp", "--port", "443"]);
+        assert_eq!((&machine["uplink"], &machine["rules"][0]["rule"]), (&"wan2".into(), &"web".into()), "{machine}");
+        for wrong in [&["--port", "443"][..], &["--proto", "quic"], &["--from", "2001:db8::1"]] {
+            let output = ask(&setup, &[&["why", &to], wrong].concat());
+            assert!(!output.status.success(), "{wrong:?}");
+        }
+    }
 }
 
 fn hold() {

@@ -6,6 +6,7 @@
 //!
 //! A report is written in parts ([`parts`]), so that nobody needs a buffer for all of it.
 
+pub mod explain;
 pub mod json;
 pub mod words;
 

@@ -74,7 +74,7 @@ fn kind(op: Op, new: u16) -> u16 {
     if op == Op::Delete { new + 1 } else { new }
 }
 
-fn put_ip(writer: &mut Writer<'_>, attribute: u16, addr: IpAddr) {
+pub(super) fn put_ip(writer: &mut Writer<'_>, attribute: u16, addr: IpAddr) {
     match addr {
         IpAddr::V4(addr) => writer.attribute(attribute, &addr.octets()),
         IpAddr::V6(addr) => writer.attribute(attribute, &addr.octets()),
@@ -244,20 +244,10 @@ fn nested(writer: &mut Writer<'_>, kind: u16, attributes: &[(u16, &[u8])]) {
 }
 
 fn encode_question(question: &RouteQuestion, seq: u32, buf: &mut [u8]) -> Result<usize, Full> {
-    encode_question_with(question, 0, seq, buf)
-}
-
-/// The same with flags of `struct rtmsg`.
-pub(super) fn encode_question_with(
-    question: &RouteQuestion,
-    flags: u32,
-    seq: u32,
-    buf: &mut [u8],
-) -> Result<usize, Full> {
     let mut writer = Writer::new(buf, n::GETROUTE, 0, seq);
     let dst_len = if question.dst.is_ipv4() { 32 } else { 128 };
     writer.put(&[af(Family::of(question.dst)), dst_len, 0, 0, 0, 0, 0, 0]);
-    writer.put(&flags.to_ne_bytes());
+    writer.put(&[0; 4]);
     put_ip(&mut writer, n::RTA_DST, question.dst);
     if let Some(mark) = question.mark {
         writer.attribute_u32(n::RTA_MARK, mark.value);

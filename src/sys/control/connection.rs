@@ -199,6 +199,14 @@ impl Connection {
                 self.graph(find_uplink(engine, uplink)?, engine);
                 return Ok(None);
             }
+            Request::Explain(packet) => {
+                let mut frame = FrameWriter::new(self.answer.as_mut_slice());
+                report::explain::fields(engine.config(), &packet, &mut frame);
+                frame.item(Item::Done);
+                self.unsent = 0..frame.finish();
+                self.job = Job::Over;
+                return Ok(None);
+            }
             Request::Hold { uplink, hold } => {
                 Wish::Command(Command::Hold { uplink: find_uplink(engine, uplink)?, hold })
             }
