@@ -248,7 +248,7 @@ impl Daemon {
                 }
             }
             let ready = std::future::poll_fn(|cx| self.poll_ready(cx, Some(&signals), &mut timer)).await;
-            while let Some(signal) = signals.get_ref().next() {
+            while let Some(signal) = ready.signals.then(|| signals.get_ref().next()).flatten() {
                 match signal {
                     Signal::Terminate => return self.end(),
                     Signal::Reload => {
@@ -259,7 +259,12 @@ impl Daemon {
                     }
                 }
             }
-            self.read_all()?;
+            // A timer alone, as for a probe, reads nothing but the answers to probes: four system calls less on each.
+            if ready.news {
+                self.read_news()?;
+            }
+            self.read_probes()?;
+            self.send_dump()?;
             if ready.nft {
                 self.read_nft()?;
             }
@@ -315,26 +320,27 @@ impl Daemon {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>, signals: Option<&Async<Signals>>, timer: &mut Timer) -> Poll<Ready> {
-        // Every source that is read now is asked, so that each of them wakes us; which one did only matters for the timer.
-        let mut any = false;
+        // Every source that is read now is asked, so that each of them wakes us; what has nothing is not read.
+        let mut news = false;
         let hold = self.engine.feed_on_hold();
         for (feed, socket) in [(Feed::Links, &self.links), (Feed::Requests, &self.requests), (Feed::State, &self.state)]
         {
-            any |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
+            news |= hold != Some(feed) && socket.poll_readable(cx).is_ready();
         }
+        let mut any = news;
         any |= self.prober.poll_ready(cx);
         let nft = self.netfilter.poll_ready(cx) | self.nft.poll_ready(cx);
-        any |= signals.is_some_and(|s| s.poll_readable(cx).is_ready());
+        let signals = signals.is_some_and(|s| s.poll_readable(cx).is_ready());
         any |= self.control.as_ref().is_some_and(|c| c.poll_ready(cx));
         any |= self.bus.as_ref().is_some_and(|bus| bus.poll_ready(cx));
         any |= self.poll_plan(cx);
         let timer = Pin::new(timer).poll(cx).is_ready();
-        if any || nft || timer { Poll::Ready(Ready { timer, nft }) } else { Poll::Pending }
+        if any || nft || signals || timer { Poll::Ready(Ready { news, signals, timer, nft }) } else { Poll::Pending }
     }
 
     /// Reads what waits: links first and again before each other datagram, then answers, then the rest. A feed whose
     /// news are newer than the dump under way waits for its end ([`Engine::feed_on_hold`]).
-    fn read_all(&mut self) -> io::Result<()> {
+    fn read_news(&mut self) -> io::Result<()> {
         for _ in 0..BUDGET {
             let hold = self.engine.feed_on_hold();
             if hold != Some(Feed::Links) {
@@ -348,6 +354,11 @@ impl Daemon {
                 break;
             }
         }
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> io::Result<()> {
+        self.read_news()?;
         self.read_probes()?;
         self.send_dump()
     }
@@ -546,6 +557,9 @@ impl Daemon {
 
 /// What woke the loop.
 struct Ready {
+    /// The kernel has news, or answers.
+    news: bool,
+    signals: bool,
     timer: bool,
     nft: bool,
 }
