@@ -9,9 +9,11 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::FromRawFd;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bed::daemon::{Daemon, Folder};
@@ -134,6 +136,9 @@ fn cost() {
         assert!(daemon.wait_line(0, &["IPv4", "leaves by"], PATIENCE).is_some(), "{:?}", daemon.lines());
         std::thread::sleep(Duration::from_secs(3));
         measure(&lab, &format!("linkwatch, {interval}"), &[daemon.id()], seconds);
+        if interval == "1s" {
+            forging(&lab, || measure(&lab, "linkwatch, 1s, 10,000 forged answers/s", &[daemon.id()], seconds));
+        }
         // Its routes and rules stay and lead the peer's probes.
         daemon.kill();
         match std::env::var_os("LINKWATCH_PEER") {
@@ -157,6 +162,42 @@ fn cost() {
         }
     }
     by_itself();
+}
+
+/// Meanwhile the far host sends echo replies to the first WAN that nobody asked for, 10,000 a second.
+fn forging(lab: &Lab, during: impl FnOnce()) {
+    const A_MILLISECOND: u32 = 10;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let sender = s.spawn(|| {
+            lab.inet.enter();
+            // SAFETY: a plain call; the descriptor is owned from here on.
+            let socket = unsafe {
+                let fd = libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_ICMP);
+                assert!(fd >= 0, "a raw socket: {}", std::io::Error::last_os_error());
+                UdpSocket::from_raw_fd(fd)
+            };
+            let (start, mut sent) = (Instant::now(), 0_u32);
+            while !stop.load(Ordering::Relaxed) {
+                for _ in 0..A_MILLISECOND {
+                    let mut reply = [0_u8; 32];
+                    reply[4..12].copy_from_slice(&u64::from(sent).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+                    let sum: u32 = reply.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+                    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                    reply[2..4].copy_from_slice(&sum.to_be_bytes());
+                    let _ = socket.send_to(&reply, (wan_addresses(0)[0].0, 0));
+                    sent += 1;
+                }
+                let due = start + Duration::from_millis(u64::from(sent / A_MILLISECOND));
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            f64::from(sent) / start.elapsed().as_secs_f64()
+        });
+        during();
+        stop.store(true, Ordering::Relaxed);
+        let rate = sender.join().expect("the forger does not panic");
+        assert!(rate > 9_000.0, "only {rate:.0} forged answers a second");
+    });
 }
 
 /// A process that ends with the value.
