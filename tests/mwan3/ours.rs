@@ -226,6 +226,7 @@ fn nft_rules(world: &World, table: &Table, family: Family, lines: &mut Vec<Strin
                     );
                     places.push(all.join(" "));
                 }
+                "counter" => {}
                 "log" => {
                     assert_eq!((next(), next().starts_with('"')), ("prefix", true), "{rule}");
                     assert_eq!((next(), next()), ("\"", "level"), "{rule}");
