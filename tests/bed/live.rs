@@ -11,9 +11,6 @@ use super::far::{flows, receive, with_interface};
 use super::lab::{INET, Lab};
 use super::stream::enlarge;
 
-/// The far host's port of IPv4; that of IPv6 is the next one.
-pub const PORT: u16 = 7200;
-
 /// What arrived: by flow, by number, when and by which WAN (from 0).
 type Arrived = Vec<Vec<Option<(Instant, usize)>>>;
 
@@ -34,9 +31,10 @@ pub struct Track {
 }
 
 impl Live {
-    /// Starts `count` flows of family 0 (IPv4) or 1 (IPv6), `per_second` packets of all together, one flow after the other.
-    pub fn start(lab: &Lab, family: usize, count: usize, per_second: u32) -> Self {
-        let to = SocketAddr::new(INET[family], PORT + family as u16);
+    /// Starts `count` flows of family 0 (IPv4) or 1 (IPv6) to a port of the far host, `per_second` packets of all together,
+    /// one flow after the other.
+    pub fn start(lab: &Lab, family: usize, port: u16, count: usize, per_second: u32) -> Self {
+        let to = SocketAddr::new(INET[family], port);
         let receiving = lab.inet.run(|| UdpSocket::bind(to).expect("the far host's port is free"));
         enlarge(&receiving);
         with_interface(&receiving, family);

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::bed::far::{Far, flows};
+use crate::bed::far::{Far, flows, receive, with_interface};
 use crate::bed::lab::{INET, LAN, wan_addresses};
 use crate::bed::live::Live;
 use crate::bed::rtnl::Route;
@@ -21,6 +21,8 @@ pub const CASES: &[Case] = &[
     ("steer::marks_of_others_stay_as_they_are", foreign_marks),
     ("steer::probes_dhcp_and_neighbours_are_never_steered", unsteered),
     ("steer::tcp_passed_on_to_the_lan_answers_by_the_wan_it_came_in", passed_on),
+    ("steer::what_the_router_sends_itself_has_the_right_source", own_traffic),
+    ("steer::the_last_resort_is_what_the_policy_says", last_resort),
     ("steer::a_verdict_costs_a_flow_one_datagram_at_most_and_others_none", verdict),
 ];
 
@@ -285,6 +287,65 @@ fn passed_on() {
     }
 }
 
+fn own_traffic() {
+    let more = "config policy 'first'\n\tlist use_member 'm1'\n\nconfig policy 'second'\n\tlist use_member 'm2'\n\n\
+                config rule 'a'\n\toption proto 'udp'\n\toption dest_port '7401'\n\toption use_policy 'second'\n\n\
+                config rule 'b'\n\toption proto 'udp'\n\toption dest_port '7402,7404'\n\toption use_policy 'second'\n\n\
+                config rule 'c'\n\toption use_policy 'first'\n";
+    let Some(setup) = setup("own", &balanced(more)) else { return };
+    let indexes = [0, 1].map(|n| setup.lab.inet.rtnl(|r| r.index(&format!("isp{n}"))).expect("a port"));
+    for family in [0, 1] {
+        // What an ip rule says leaves by that WAN with its address. What only nft can say has its source by then.
+        for (port, way) in [(7401, 1), (7402, 0), (7403, 0)] {
+            let far = setup.lab.inet.run(|| UdpSocket::bind((INET[family], port)).expect("a port"));
+            with_interface(&far, family);
+            far.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+            let any: IpAddr = if family == 0 { [0; 4].into() } else { [0; 16].into() };
+            let near = setup.lab.router.run(|| UdpSocket::bind((any, 0)).expect("a port"));
+            let mut came = None;
+            bed::until(PATIENCE, || {
+                let _ = near.send_to(b"mine", (INET[family], port));
+                came = receive(&far).map(|(from, index, _)| (from.ip(), indexes.iter().position(|i| *i == index)));
+                came.is_some()
+            });
+            assert_eq!(came, Some((wan_addresses(way)[family].0, Some(way))), "port {port}, family {family}");
+        }
+    }
+}
+
+fn last_resort() {
+    let text = |word: &str| {
+        balanced(EVERYTHING)
+            .replace("list use_member 'm2'\n", &format!("list use_member 'm2'\n\toption last_resort '{word}'\n"))
+    };
+    let setup = Setup::new("lastresort", bed::lab::Port::Virtual, &text("unreachable"));
+    for n in [0, 1] {
+        setup.lab.plug(n, false);
+    }
+    // Another way out that no uplink is: only table main knows it.
+    for (_, host, _) in LAN {
+        setup.lab.router.rtnl(|r| {
+            let dev = r.index("lan0").expect("a port");
+            r.replace_route(&Route::default(host, dev, 5)).expect("a route");
+        });
+    }
+    let lan = setup.lab.router.rtnl(|r| r.index("lan0")).expect("a port");
+    for (word, wanted) in
+        [("unreachable", Err(libc::EHOSTUNREACH)), ("blackhole", Err(libc::EINVAL)), ("default", Ok(lan))]
+    {
+        std::fs::write(&setup.config, text(word)).expect("the file is ours");
+        setup.daemon.signal(libc::SIGHUP);
+        for addr in INET {
+            let mut found = Ok(0);
+            let there = bed::until(PATIENCE, || {
+                found = setup.lab.router.rtnl(|r| r.out_by(addr, 0));
+                found == wanted
+            });
+            assert!(there.is_some(), "{word}, {addr}: {found:?} instead of {wanted:?}");
+        }
+    }
+}
+
 /// The targets of one WAN fall silent, the WAN itself still carries everything: what is lost now is lost by the switch.
 fn verdict() {
     let targets: String = INET.iter().map(|a| format!("\tlist track_ip '{a}'\n")).collect();
@@ -296,7 +357,7 @@ fn verdict() {
         &setup.lab.router,
         "table ip test {\n chain post {\n type nat hook postrouting priority srcnat;\n oifname { wan1, wan2 } masquerade\n }\n}\n",
     );
-    let live = [0, 1].map(|family| Live::start(&setup.lab, family, 40, 800));
+    let live = [0, 1].map(|family| Live::start(&setup.lab, family, 7200, 40, 800));
     assert!(live.iter().all(|l| l.wait_each(10, PATIENCE)), "no traffic");
     let before = live.each_ref().map(|l| l.ways());
     let start = Instant::now();
