@@ -152,6 +152,11 @@ fn no_bus_breaks_its_client() {
 }
 
 #[test]
+fn no_word_of_netfilter_breaks_its_codecs() {
+    run("flows", linkwatch::sim::fuzz_flows::any, 60_000);
+}
+
+#[test]
 fn every_corpus_has_its_target() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     for entry in std::fs::read_dir(fuzz.join("corpus")).expect("a readable folder") {

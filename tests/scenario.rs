@@ -101,6 +101,7 @@ scenarios! {
     without_ipv6
     nft_refuses_at_first
     without_nft
+    without_ctnetlink
     nft_table_deleted
     nothing_is_forgotten_alone
     failback_immediate

@@ -42,6 +42,17 @@ pub struct Set {
     pub elements: String,
 }
 
+/// What somebody else left in our table: an earlier life of ours with another configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Names of chains.
+    pub chains: Vec<String>,
+    /// Names of sets; bytes of their elements; seconds after which those go.
+    pub sets: Vec<(String, u32, u64)>,
+    /// Names of sets that were written with other elements than they have now.
+    pub outdated: Vec<String>,
+}
+
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
@@ -108,8 +119,10 @@ pub fn table(config: &Config) -> Table {
     }
     table.chains.extend([prerouting, output, postrouting]);
     snat6(&uplinks, &mut table);
-    let stamp = stamp(&table);
-    table.sets.push(Set { name: STAMP.to_owned(), body: "type mark;".to_owned(), elements: format!("{stamp:#010x}") });
+    // The whole's stamp first, then those of the sets whose elements are not all ours.
+    let stamps = [fnv(&table.whole())].into_iter().chain(table.sets.iter().filter_map(Set::stamp));
+    let elements: Vec<String> = stamps.map(|stamp| format!("{stamp:#010x}")).collect();
+    table.sets.push(Set { name: STAMP.to_owned(), body: "type mark;".to_owned(), elements: elements.join(", ") });
     table
 }
 
@@ -217,22 +230,65 @@ fn snat6(uplinks: &[(&UplinkConfig, String)], table: &mut Table) {
     }
 }
 
+/// Whether a name from the kernel is one that we could have given: no other gets into a text for nft.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+}
+
 /// FNV-1a over the text: other text, other number.
-fn stamp(table: &Table) -> u32 {
-    let text = table.whole();
+fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+impl Set {
+    /// The stamp that tells which elements of the configuration a set was written with; `None` for those that only we fill.
+    pub fn stamp(&self) -> Option<u32> {
+        let open = self.name != STAMP && self.name != STRAYS && !self.name.contains("..");
+        open.then(|| fnv(&format!("{} {}", self.name, self.elements)))
+    }
+
+    /// Whether a set of this name with such elements can stay.
+    fn is_like(&self, key_len: u32, timeout: u64) -> bool {
+        let own_len = if self.body.contains("ipv6_addr") { 16 } else { 4 };
+        let own_timeout = self.body.rsplit("timeout ").next().and_then(|t| t.strip_suffix("s;")?.parse().ok());
+        self.body.contains("inet_proto") || own_len == key_len && own_timeout.unwrap_or(0) == timeout
+    }
 }
 
 impl Table {
     /// The stamp that tells this table from others.
     pub fn stamp(&self) -> u32 {
-        let stamp = self.sets.iter().find(|s| s.name == STAMP).map(|s| s.elements.trim_start_matches("0x"));
+        let stamps = self.sets.iter().find(|s| s.name == STAMP).and_then(|s| s.elements.split(',').next());
+        let stamp = stamps.map(|s| s.trim_start_matches("0x"));
         stamp.and_then(|s| u32::from_str_radix(s, 16).ok()).unwrap_or(0)
     }
 
-    /// The transaction that makes this table of whatever is there; sets that are there keep their elements.
+    /// The transaction that makes this table of an empty one, or of one with the same chains and sets.
     pub fn whole(&self) -> String {
+        self.whole_over(&Remains::default())
+    }
+
+    /// The transaction that makes this table of what an earlier life left; sets that are the same keep their elements.
+    pub fn whole_over(&self, there: &Remains) -> String {
         let mut text = format!("add table {TABLE}\nflush table {TABLE}\n");
+        let gone = |name: &&String| is_name(name) && self.chains.iter().all(|c| c.name != **name);
+        for name in there.chains.iter().filter(gone) {
+            let _ = writeln!(text, "delete chain {TABLE} {name}");
+        }
+        for (name, key_len, timeout) in there.sets.iter().filter(|(name, ..)| is_name(name)) {
+            match self.sets.iter().find(|s| s.name == *name) {
+                Some(set) if !set.is_like(*key_len, *timeout) => {
+                    let _ = writeln!(text, "delete set {TABLE} {name}");
+                }
+                Some(_) if there.outdated.contains(name) => {
+                    let _ = writeln!(text, "flush set {TABLE} {name}");
+                }
+                Some(_) => {}
+                None => {
+                    let _ = writeln!(text, "delete set {TABLE} {name}");
+                }
+            }
+        }
         self.sets.iter().for_each(|set| add_set(&mut text, set));
         self.chains.iter().for_each(|chain| add_chain(&mut text, chain));
         self.chains.iter().for_each(|chain| add_rules(&mut text, chain));

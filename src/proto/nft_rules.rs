@@ -34,7 +34,8 @@ pub(super) fn rules(config: &Config, table: &mut Table) -> bool {
         };
         for matches in matches(config, rule) {
             let log = match config.globals.log.filter(|_| rule.log).and_then(|l| LEVELS.get(usize::from(l))) {
-                Some(level) => format!("log prefix \"MWAN3({}) \" level {level} ", label(config, at)),
+                // Counted as well: the kernel says nothing of a log line that a full buffer dropped.
+                Some(level) => format!("counter log prefix \"MWAN3({}) \" level {level} ", label(config, at)),
                 None => String::new(),
             };
             chain.rule(format!("{matches}{log}{end}"));

@@ -8,6 +8,7 @@
 pub mod chance;
 pub mod fuzz;
 pub mod fuzz_control;
+pub mod fuzz_flows;
 pub mod fuzz_probe;
 pub mod fuzz_ubus;
 pub mod kernel;

@@ -230,6 +230,8 @@ impl Daemon {
         let signals = Async::new_nonblocking(signals)?;
         let mut timer = Timer::never();
         let mut armed = None;
+        // What an earlier life with another configuration needed.
+        self.leave_sysctls(self.clock.now());
         loop {
             self.drain()?;
             if self.dump.is_some() {

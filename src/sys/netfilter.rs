@@ -6,6 +6,8 @@ use std::task::Context;
 use super::netlink::{Received, Socket};
 use super::wait::Async;
 use crate::proto::netlink::{self, messages};
+use crate::proto::nfnetlink::Found;
+use crate::proto::nft::{Remains, Table};
 use crate::proto::{ctnetlink, nfnetlink, rtnl};
 use crate::types::{Errno, Family, FwMark};
 
@@ -66,6 +68,58 @@ impl Netfilter {
     /// Whether our table is there with this stamp.
     pub fn ask(&mut self, stamp: u32) -> Errno {
         self.exchange(|seq, buf| nfnetlink::encode_ask(stamp, seq, buf).unwrap_or(0)).0
+    }
+
+    /// What is in our table; nothing where the kernel does not tell all of it.
+    pub fn remains(&mut self, table: &Table, buf: &mut [u8]) -> Remains {
+        let mut remains = Remains::default();
+        if !(self.list(nfnetlink::encode_chains, &mut remains, buf)
+            && self.list(nfnetlink::encode_sets, &mut remains, buf))
+        {
+            log::debug!("netfilter does not tell what is in our table");
+            return Remains::default();
+        }
+        let stamps = table.sets.iter().filter_map(|set| Some((set.name.clone(), set.stamp()?)));
+        remains.outdated = stamps.filter(|(_, stamp)| self.ask(*stamp) != Errno::OK).map(|(name, _)| name).collect();
+        remains
+    }
+
+    /// Reads a dump to its end; whether all of it came.
+    fn list(
+        &mut self,
+        encode: fn(u32, &mut [u8]) -> Result<usize, netlink::Full>,
+        remains: &mut Remains,
+        buf: &mut [u8],
+    ) -> bool {
+        self.seq = self.seq.wrapping_add(1).max(1);
+        let Some(socket) = &self.requests else { return false };
+        let mut request = [0; nfnetlink::REQUEST];
+        let len = encode(self.seq, &mut request).unwrap_or(0);
+        if socket.send(request.get(..len).unwrap_or(&[])).is_err() {
+            return false;
+        }
+        while let Ok(Received::Datagram(len)) = socket.receive(buf) {
+            for message in messages(buf.get(..len).unwrap_or(&[])) {
+                let Ok(message) = message else { return false };
+                if message.seq != self.seq {
+                    continue;
+                }
+                match message.kind {
+                    netlink::DONE => return true,
+                    netlink::ERROR => return false,
+                    _ => {}
+                }
+                match nfnetlink::decode_found(&message) {
+                    Ok(Some(Found::Chain { name })) => remains.chains.push(name.to_owned()),
+                    Ok(Some(Found::Set { name, key_len, timeout })) => {
+                        remains.sets.push((name.to_owned(), key_len, timeout));
+                    }
+                    Ok(None) => {}
+                    Err(_) => return false,
+                }
+            }
+        }
+        false
     }
 
     /// Deletes our table.

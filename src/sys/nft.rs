@@ -11,7 +11,7 @@ use std::task::Context;
 use super::wait::Async;
 use crate::engine::action::Load;
 use crate::engine::event::NftFailure;
-use crate::proto::nft::Table;
+use crate::proto::nft::{Remains, Table};
 
 /// What is kept of its complaints.
 const SAID: usize = 2048;
@@ -34,15 +34,16 @@ struct Running {
 }
 
 impl Nft {
-    /// Starts nft with the transaction that leads to `table`. One that still runs is ended first.
+    /// Starts nft with the transaction that leads to `table`; `there` looks what is in the kernel where that is not known.
+    /// One that still runs is ended first.
     ///
     /// # Errors
     /// There is no nft, or it could not be started.
-    pub fn start(&mut self, table: Table, load: Load) -> Result<(), NftFailure> {
+    pub fn start(&mut self, table: Table, load: Load, there: impl FnOnce(&Table) -> Remains) -> Result<(), NftFailure> {
         self.stop();
         let text = match (load, &self.written) {
             (Load::Change, Some(old)) => table.change_from(old),
-            (Load::Change | Load::Whole, _) => table.whole(),
+            (Load::Change | Load::Whole, _) => table.whole_over(&there(&table)),
             (Load::Anew, _) => table.anew(),
         };
         self.written = None;

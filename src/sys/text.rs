@@ -130,8 +130,10 @@ impl Text<'_> {
             ),
             Notice::FlowsStuck { uplink, errno } => write!(
                 f,
-                "connections of '{}' could not be forgotten ({errno}): they hang until they time out",
-                self.uplink(*uplink)
+                "connections of '{}' could not be forgotten ({errno}{}): they hang until they time out",
+                self.uplink(*uplink),
+                // What the kernel says when nobody there knows that part of netfilter.
+                if *errno == crate::types::Errno::EINVAL { ", this kernel has no ctnetlink" } else { "" },
             ),
             Notice::NoNft { why } => {
                 let why = match why {

@@ -34,7 +34,7 @@ impl Far {
             let (stop, seen, last) = (stop.clone(), seen.clone(), last.clone());
             threads.push(std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    if let Some((from, index)) = receive(&socket) {
+                    if let Some((from, index, _)) = receive(&socket) {
                         let _ = socket.send_to(b"yes", from);
                         if let Some(way) = indexes.iter().position(|i| *i == index) {
                             *last.lock().expect("nobody panics with it") = Some(way);
@@ -80,7 +80,8 @@ impl Drop for Far {
     }
 }
 
-fn with_interface(socket: &UdpSocket, family: usize) {
+/// Lets a socket tell by which port a datagram came in.
+pub fn with_interface(socket: &UdpSocket, family: usize) {
     use std::os::fd::AsRawFd;
     let (level, option) = [(libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)][family];
     let on: libc::c_int = 1;
@@ -89,8 +90,8 @@ fn with_interface(socket: &UdpSocket, family: usize) {
     super::checked(answer, "packet info").expect("every kernel has it");
 }
 
-/// One datagram: who sent it, and the index of the port that it came in by.
-fn receive(socket: &UdpSocket) -> Option<(SocketAddr, u32)> {
+/// One datagram: who sent it, the index of the port that it came in by, and how it begins.
+pub fn receive(socket: &UdpSocket) -> Option<(SocketAddr, u32, [u8; 64])> {
     use std::os::fd::AsRawFd;
     let (mut data, mut control) = ([0_u8; 64], [0_u64; 16]);
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
@@ -132,7 +133,7 @@ fn receive(socket: &UdpSocket) -> Option<(SocketAddr, u32)> {
                 SocketAddr::from((from.sin6_addr.s6_addr, u16::from_be(from.sin6_port)))
             }
         };
-        index.map(|index| (from, index))
+        index.map(|index| (from, index, data))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod delay;
 pub mod disturb;
 pub mod far;
 pub mod lab;
+pub mod live;
 pub mod netns;
 pub mod rtnl;
 pub mod stream;

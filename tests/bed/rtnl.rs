@@ -469,6 +469,19 @@ impl Rtnl {
         all
     }
 
+    /// Every rule, route and nexthop there is, as bytes, without what ages or counts: to see that all is as it was.
+    pub fn everything(&mut self) -> Vec<Vec<u8>> {
+        let mut all = self.foreign();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            all.extend(self.raw(GETRULE, &rule_header(family)).into_iter().filter(|r| is_own_rule(r)));
+            let own = self.raw(GETROUTE, &route_header(family));
+            all.extend(own.into_iter().filter(|r| r.get(5) == Some(&76)));
+        }
+        all.extend(self.raw(GETNEXTHOP, &[0; 8]));
+        all.sort();
+        all
+    }
+
     /// How many addresses there are: as a first sign of life.
     pub fn addresses(&mut self) -> usize {
         self.raw(GETADDR, &[0; 8]).len()

@@ -169,7 +169,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU32) -> (Vec<
 }
 
 /// As large a receive buffer as we may have, so that a moment without the processor costs nothing.
-fn enlarge(socket: &UdpSocket) {
+pub fn enlarge(socket: &UdpSocket) {
     use std::os::fd::AsRawFd;
     for option in [libc::SO_RCVBUF, libc::SO_RCVBUFFORCE] {
         let bytes: libc::c_int = 8 << 20;

@@ -2,6 +2,7 @@
 //! on the real kernel, in namespaces of its own. Exit status 0 only if traffic moved to the other WAN and came back, by the count of the packets
 //! that each WAN sent.
 
+mod balanced;
 #[path = "../bed/mod.rs"]
 mod bed;
 
@@ -183,13 +184,6 @@ fn show() -> Result<(), String> {
     }
     show.now("bed", &format!("traffic moves by {first} again"));
 
-    daemon.signal(libc::SIGTERM);
-    let status = daemon.wait(PATIENCE).ok_or("the daemon does not end")?;
-    show.repeat(&daemon);
-    show.now("bed", &format!("daemon ended, {status}"));
-    if !status.success() {
-        return Err("the daemon did not end well".into());
-    }
     let end = Instant::now();
     println!();
     for (stream, name) in streams.into_iter().zip(["IPv4", "IPv6"]) {
@@ -213,6 +207,16 @@ fn show() -> Result<(), String> {
         if out.packets + home.packets > RATE as usize / 2 || dead.outage > Duration::from_secs(4) {
             return Err(format!("too many packets of {name} were lost"));
         }
+    }
+
+    balanced::show(&lab, &daemon, &folder, &mut show, [first, second], &probed)?;
+
+    daemon.signal(libc::SIGTERM);
+    let status = daemon.wait(PATIENCE).ok_or("the daemon does not end")?;
+    show.repeat(&daemon);
+    show.now("bed", &format!("daemon ended, {status}"));
+    if !status.success() {
+        return Err("the daemon did not end well".into());
     }
     Ok(())
 }

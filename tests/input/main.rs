@@ -5,6 +5,7 @@
 
 mod config;
 mod netlink;
+mod policies;
 mod refusals;
 mod tables;
 

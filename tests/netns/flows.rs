@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Whether nft works here; if not, says so.
-fn has_nft(lab: &Netns) -> bool {
+pub fn has_nft(lab: &Netns) -> bool {
     let works = |program: &str, words: &[&str]| {
         lab.command(program).args(words).output().is_ok_and(|output| output.status.success())
     };
@@ -41,13 +41,13 @@ fn has_nft(lab: &Netns) -> bool {
     ok
 }
 
-fn nft(netns: &Netns, words: &str) -> String {
+pub fn nft(netns: &Netns, words: &str) -> String {
     let output = netns.command("nft").args(words.split(' ')).output().expect("nft runs");
     assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn nft_text(netns: &Netns, text: &str) {
+pub fn nft_text(netns: &Netns, text: &str) {
     let mut command = netns.command("nft");
     let mut child = command.args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().expect("nft runs");
     child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("nft reads");
@@ -55,7 +55,7 @@ fn nft_text(netns: &Netns, text: &str) {
 }
 
 /// A lab with a daemon and its nft table in place; `None` where that cannot be.
-fn setup(name: &str, config: &str) -> Option<Setup> {
+pub fn setup(name: &str, config: &str) -> Option<Setup> {
     let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
     if !has_nft(&lab.router) {
         return None;
@@ -66,12 +66,12 @@ fn setup(name: &str, config: &str) -> Option<Setup> {
     Some(setup)
 }
 
-fn has_table(netns: &Netns) -> bool {
+pub fn has_table(netns: &Netns) -> bool {
     let output = netns.command("nft").args(["list", "chain", "inet", "linkwatch", "postrouting"]).output();
     output.is_ok_and(|o| o.status.success() && String::from_utf8_lossy(&o.stdout).contains("oifname vmap"))
 }
 
-fn wait_table(setup: &Setup) {
+pub fn wait_table(setup: &Setup) {
     let there = bed::until(PATIENCE, || has_table(&setup.lab.router));
     assert!(there.is_some(), "no nft table: {:#?}", setup.daemon.lines());
 }
@@ -86,11 +86,11 @@ fn with_errors(socket: &UdpSocket) {
     bed::checked(answer, "errors").expect("every kernel has it");
 }
 
-fn on(ways: &[usize], way: usize) -> usize {
+pub fn on(ways: &[usize], way: usize) -> usize {
     ways.iter().filter(|w| **w == way).count()
 }
 
-const PORT: u16 = 7100;
+pub const PORT: u16 = 7100;
 
 fn graceful() {
     let Some(setup) = setup("graceful", &two_wans("")) else { return };
@@ -149,7 +149,7 @@ fn never() {
 }
 
 /// Two WANs whose shares are 3:1.
-fn balanced(more: &str) -> String {
+pub fn balanced(more: &str) -> String {
     format!(
         "{}\
          config member 'm1'\n\toption interface 'wan1'\n\toption weight '3'\n\n\
@@ -160,7 +160,7 @@ fn balanced(more: &str) -> String {
     )
 }
 
-const EVERYTHING: &str = "config rule 'all'\n\toption use_policy 'balanced'\n";
+pub const EVERYTHING: &str = "config rule 'all'\n\toption use_policy 'balanced'\n";
 
 fn shares() {
     let Some(setup) = setup("shares", &balanced(EVERYTHING)) else { return };

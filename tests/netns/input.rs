@@ -15,6 +15,7 @@ use crate::bed::lab::{Lab, Port};
 use crate::{Case, PATIENCE, Setup, bed, program, two_wans};
 
 pub const CASES: &[Case] = &[
+    ("input::without_netfilter_it_says_so_and_failover_goes_on", no_netfilter),
     ("input::forged_announcements_are_dropped_and_forged_answers_do_not_arrive", forged),
     ("input::without_sysctls_it_says_so_and_fails_over", no_sysctls),
     ("input::a_full_or_read_only_folder_costs_only_what_would_be_written_there", no_room),
@@ -160,6 +161,54 @@ fn no_room() {
         let told = daemon.lines().iter().filter(|(_, l)| l.contains("state file")).count();
         assert_eq!(told, 1, "{:#?}", daemon.lines());
     }
+}
+
+/// As a kernel without netfilter answers: a filter of system calls refuses its sockets to the daemon and to nft.
+fn no_netfilter() {
+    let lab = Lab::build(&["wan1", "wan2"], Port::Virtual).expect("a lab");
+    let folder = Folder::new("netfilter");
+    let (config, state) = (folder.write("linkwatch", &two_wans("")), folder.at("state"));
+    let mut command = lab.router.command(program());
+    command.arg("run").args(["--ubus", "none"]).arg("-c").arg(&config).arg("--state").arg(&state);
+    let refuse = || {
+        let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        // socket(AF_NETLINK, ..., NETLINK_NETFILTER) is refused; the low half of an argument is where the machine has it.
+        let low = |n: u32| 16 + 8 * n + if cfg!(target_endian = "big") { 4 } else { 0 };
+        let refused = 0x0005_0000 | libc::EPROTONOSUPPORT as u32;
+        let mut code = [
+            op(0x20, 0, 0, 0),
+            op(0x15, 0, 4, libc::SYS_socket as u32),
+            op(0x20, 0, 0, low(0)),
+            op(0x15, 0, 2, libc::AF_NETLINK as u32),
+            op(0x20, 0, 0, low(2)),
+            op(0x15, 1, 0, libc::NETLINK_NETFILTER as u32),
+            op(0x06, 0, 0, 0x7fff_0000),
+            op(0x06, 0, 0, refused),
+        ];
+        let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+        // SAFETY: system calls with constants; the filter and its code live until the call returns.
+        unsafe {
+            bed::checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")?;
+            let filtered = libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter);
+            bed::checked(filtered, "a filter of system calls").map(drop)
+        }
+    };
+    // SAFETY: the closure makes two system calls and, only when one fails, an error.
+    unsafe { command.pre_exec(refuse) };
+    let daemon = Daemon::spawn(command);
+    for words in [&["IPv4", "leaves by"][..], &["IPv6", "leaves by"], &["nft", "failover goes on"]] {
+        assert!(daemon.wait_line(0, words, PATIENCE).is_some(), "no {words:?}: {:#?}", daemon.lines());
+    }
+    let wait_way = |n: usize| {
+        for family in [0, 1] {
+            let moved = bed::until(PATIENCE, || lab.way(family) == Some(n));
+            assert!(moved.is_some(), "family {family}: {:#?}", daemon.lines());
+        }
+    };
+    lab.plug(0, false);
+    wait_way(1);
+    lab.plug(0, true);
+    wait_way(0);
 }
 
 fn damaged_state() {

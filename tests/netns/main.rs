@@ -17,6 +17,8 @@ mod probes;
 mod repair;
 mod shell;
 mod state;
+mod steer;
+mod traces;
 
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -132,6 +134,8 @@ fn main() -> ExitCode {
         repair::CASES,
         shell::CASES,
         state::CASES,
+        steer::CASES,
+        traces::CASES,
     ]
     .concat();
     let chosen: Vec<&Case> =

@@ -183,6 +183,14 @@ impl Reader {
         self.narrow(section, &mut rule, &src);
         self.narrow(section, &mut rule, &dst);
         for (value, place) in [(src_set, true), (dst_set, false)] {
+            if let Some(v) = value.filter(|v| !self.config.sets.iter().any(|s| s.name.as_str() == v.value)) {
+                let shown = v.value.escape_debug().to_string();
+                self.warn(
+                    section,
+                    Some(v),
+                    format!("no 'config ipset' is called '{shown}': empty until somebody fills it"),
+                );
+            }
             let at = value.and_then(|v| self.set(section, Some(v), &v.value, rule.families));
             if place { rule.src_set = at } else { rule.dst_set = at }
         }

@@ -17,6 +17,8 @@ pub struct FakeFlows {
     pub refuse: u32,
     /// How often it ran.
     pub runs: u32,
+    /// A kernel without ctnetlink: nobody answers for that part of netfilter (`net/netfilter/nfnetlink.c`).
+    pub without_ctnetlink: bool,
     /// Connections by uplink and family.
     pub counts: Vec<(UplinkSlot, Family, u32)>,
 }
@@ -59,6 +61,10 @@ impl FakeKernel {
 
     /// Forgets connections.
     pub fn drop_flows(&mut self, uplink: UplinkSlot, family: Family, all: bool) {
+        if self.flows.without_ctnetlink {
+            self.say(Channel::Local, Event::FlowsDropped { uplink, family, count: 0, errno: Errno::EINVAL });
+            return;
+        }
         let mut count = 0;
         for (of, in_family, flows) in &mut self.flows.counts {
             if (all || *of == uplink) && *in_family == family {

@@ -185,6 +185,7 @@ impl Scenario {
                     "nexthops" => world.kernel.no_nexthops = true,
                     "resilient" => world.kernel.no_resilient = true,
                     "nft" => world.kernel.flows.missing = true,
+                    "ctnetlink" => world.kernel.flows.without_ctnetlink = true,
                     "IPv6" => world.kernel.no_ipv6 = true,
                     other => return Err(format!("no kernel is without '{other}' here")),
                 }

@@ -54,6 +54,7 @@ impl Daemon {
             self.stored.devices = devices;
             self.save(now);
         }
+        self.leave_sysctls(now);
     }
 
     /// The bus has its turn; then what only we can do.

@@ -1,4 +1,5 @@
-//! What the daemon does for flows: its nft table, connections to be forgotten, how shared traffic is spread.
+//! What the daemon does for flows: its nft table, connections to be forgotten, how shared traffic is spread; and how sysctls
+//! that a configuration no longer needs get their old values back.
 
 use super::*;
 
@@ -35,7 +36,8 @@ impl Daemon {
 
     pub(super) fn load_nft(&mut self, load: Load, now: Instant) {
         let table = nft::table(self.engine.config());
-        if let Err(failure) = self.nft.start(table, load) {
+        let there = |table: &nft::Table| self.netfilter.remains(table, &mut self.buf);
+        if let Err(failure) = self.nft.start(table, load, there) {
             self.engine.handle_event(Event::NftLoaded(Err(failure)), now);
         }
     }
@@ -66,14 +68,51 @@ impl Daemon {
         }
     }
 
-    /// Puts the sysctls back to what they were before us.
-    pub(super) fn unspread_flows(&mut self) {
-        for (family, old) in Family::BOTH.into_iter().zip(self.stored.spread) {
-            if let Some(old) = old.filter(|old| sysctl::read_spread(family).is_ok_and(|now| now != *old))
-                && let Err(error) = sysctl::write_spread(family, old)
-            {
-                log::warn!("{family} fib_multipath_hash_policy: {error}");
+    /// Puts back what the configuration no longer needs: of devices that are no uplink's any more, and of families whose
+    /// traffic no policy shares.
+    pub(super) fn leave_sysctls(&mut self, now: Instant) {
+        let config = self.engine.config();
+        let is_used = |old: &OldValue| config.uplinks.iter().any(|u| u.device == old.device && u.serves(old.family));
+        let is_shared = |family| config.policies.iter().any(|p| config.shares(p, family));
+        let shared = Family::BOTH.map(is_shared);
+        let (used, left): (Vec<OldValue>, Vec<OldValue>) = self.stored.linkdown.iter().cloned().partition(is_used);
+        let before = self.stored.spread;
+        for ((old, family), shared) in before.into_iter().zip(Family::BOTH).zip(shared) {
+            if let Some(old) = old.filter(|_| !shared) {
+                put_back_spread(family, old);
             }
         }
+        for (place, shared) in self.stored.spread.iter_mut().zip(shared) {
+            *place = place.filter(|_| shared);
+        }
+        left.iter().for_each(put_back);
+        if !left.is_empty() || before != self.stored.spread {
+            // Cannot be too many: they all were there.
+            self.stored.linkdown = used.into_iter().collect();
+            self.save(now);
+        }
+    }
+
+    /// Puts all sysctls back to what they were before us.
+    pub(super) fn put_back_sysctls(&mut self) {
+        self.stored.linkdown.iter().for_each(put_back);
+        for (family, old) in Family::BOTH.into_iter().zip(self.stored.spread) {
+            old.into_iter().for_each(|old| put_back_spread(family, old));
+        }
+    }
+}
+
+fn put_back(old: &OldValue) {
+    match sysctl::write(&old.device, old.family, old.on) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{} {}: {error}", old.family, old.device),
+        _ => {}
+    }
+}
+
+fn put_back_spread(family: Family, old: u8) {
+    if sysctl::read_spread(family).is_ok_and(|now| now != old)
+        && let Err(error) = sysctl::write_spread(family, old)
+    {
+        log::warn!("{family} fib_multipath_hash_policy: {error}");
     }
 }

@@ -5,15 +5,7 @@ use super::*;
 impl Daemon {
     /// Puts the sysctls back to what they were before us, and removes the state file.
     pub fn forget(&mut self) {
-        for old in &self.stored.linkdown {
-            match sysctl::write(&old.device, old.family, old.on) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    log::warn!("{} {}: {error}", old.family, old.device);
-                }
-                _ => {}
-            }
-        }
-        self.unspread_flows();
+        self.put_back_sysctls();
         crate::sys::bind::forget();
         self.stored = State::default();
         let _ = std::fs::remove_file(&self.options.state);
