@@ -115,8 +115,7 @@ fn names() {
     let served = Served::start(&bench.socket, 25);
     let mut asker = Asker::new(&served, &bench);
     let gateway = |n: usize| -> IpAddr { wan_addresses(n)[0].1 };
-    let list: String =
-        (0..2).map(|n| format!("# Interface wan{}\nnameserver {}\n", n + 1, gateway(n))).collect();
+    let list: String = (0..2).map(|n| format!("# Interface wan{}\nnameserver {}\n", n + 1, gateway(n))).collect();
     let (source, target) = (bench.folder.write("auto", &list), bench.folder.at("resolvers"));
     let text = std::fs::read_to_string(&bench.config).expect("it is ours");
     let globals = format!(
