@@ -32,6 +32,9 @@ pub struct Config {
     pub logical: Vec<UplinkSlot, { limits::UPLINKS }>,
     /// The uplinks that are set up anew when they have been down for so long (`option recover`).
     pub recover: Vec<(UplinkSlot, Duration), { limits::UPLINKS }>,
+    /// The names of interfaces that are configured and not enabled, in file order, for whoever lists them; what is
+    /// beyond [`limits::UPLINKS`] is left out.
+    pub disabled: Vec<Name, { limits::UPLINKS }>,
     /// Who gets what no rule names: the implicit policy. `None` leaves that traffic to table main.
     pub default_policy: Option<PolicySlot>,
     /// The sets that rules name, in order of appearance; at most [`limits::SETS`].
@@ -119,13 +122,26 @@ impl Config {
 impl Config {
     /// Becomes a copy of `other`, piece by piece: `clone_from` would put the whole of it on the stack first.
     pub fn assign(&mut self, other: &Self) {
-        let Self { globals, uplinks, policies, rules, logical, recover, default_policy, sets, prefixes, ports } = self;
+        let Self {
+            globals,
+            uplinks,
+            policies,
+            rules,
+            logical,
+            recover,
+            disabled,
+            default_policy,
+            sets,
+            prefixes,
+            ports,
+        } = self;
         globals.clone_from(&other.globals);
         assign(uplinks, &other.uplinks);
         assign(policies, &other.policies);
         assign(rules, &other.rules);
         assign(logical, &other.logical);
         assign(recover, &other.recover);
+        assign(disabled, &other.disabled);
         assign(sets, &other.sets);
         assign(prefixes, &other.prefixes);
         assign(ports, &other.ports);

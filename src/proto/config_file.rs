@@ -464,6 +464,7 @@ impl Reader {
         }
         if !enabled {
             self.disabled.push(section.name.clone());
+            let _ = self.config.disabled.push(uplink.name);
             return;
         }
         if uplink.device.is_none() {

@@ -30,8 +30,12 @@ pub const ITEMS: usize = 8;
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// A bus that takes nothing for so long is dead.
 pub const STALL: Duration = Duration::from_secs(5);
-/// An object that may not be published is tried again.
-const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// What the bus refuses is tried again. Soon at first: the access rules of a package that was just installed are read
+/// only when somebody tells the bus to; later seldom.
+const REFUSED_RETRY: [(Duration, Duration); 2] =
+    [(Duration::from_secs(10), Duration::from_secs(1)), (Duration::from_secs(60), Duration::from_secs(5))];
+/// And for ever.
+const REFUSED_LATER: Duration = Duration::from_secs(30);
 /// The event that tells of objects coming and going.
 const OBJECT_EVENTS: &str = "ubus.object.*";
 
@@ -191,6 +195,8 @@ pub struct Client {
     ready: bool,
     news: Deque<News, { 2 * REQUESTS + 4 * ITEMS }>,
     connection: u32,
+    /// Since when the bus listens to us.
+    up_since: Instant,
     /// Since when nothing of what waits could be written.
     stalled_since: Option<Instant>,
     tries: u32,
@@ -216,6 +222,7 @@ impl Client {
             ready: false,
             news: Deque::new(),
             connection: 0,
+            up_since: now,
             stalled_since: None,
             tries: 0,
             lost_at: now,
@@ -300,6 +307,13 @@ impl Client {
         let millis = 50_u64.checked_shl(self.tries.min(10)).unwrap_or(most).min(most);
         let spread = (now.micros() ^ now.micros() >> 7).wrapping_mul(0x9e37_79b9) >> 8 & 0xff;
         Duration::from_millis(millis - millis * spread / 1024)
+    }
+
+    /// When what was refused now is tried again.
+    fn retry_at(&self, now: Instant) -> Instant {
+        let up = now.since(self.up_since);
+        let pause = REFUSED_RETRY.iter().find(|(until, _)| up < *until).map_or(REFUSED_LATER, |(_, pause)| *pause);
+        now.after(pause)
     }
 
     fn close(&mut self, why: &'static str) {
@@ -443,8 +457,10 @@ impl Client {
                 // Without room for a request, an answer or a write comes first.
                 let can_ask = !self.requests.is_full() && self.stalled_since.is_none();
                 let objects = self.objects.iter().filter_map(|o| retry(&o.object).filter(|_| can_ask));
-                let paths = self.paths.iter().filter_map(|p| retry(&p.object).filter(|_| can_ask));
-                requests.chain(stall).chain(objects).chain(paths).min()
+                let paths = self.paths.iter().flat_map(|p| [p.object, p.subscription]);
+                let events = self.events.iter().copied().chain([self.object_events]);
+                let others = paths.chain(events).filter_map(|item| retry(&item).filter(|_| can_ask));
+                requests.chain(stall).chain(objects).chain(others).min()
             }
         }
     }

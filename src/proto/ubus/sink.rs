@@ -60,9 +60,51 @@ impl Sink for Fields<'_, '_> {
     }
 }
 
+/// Writes lines as an array of at most `most` bytes. A list that is longer ends with how many lines are missing.
+pub fn lines(out: &mut Writer<'_>, name: &str, lines: &[String], most: usize) {
+    /// A line's header, its NUL and its padding.
+    const EACH: usize = 12;
+    /// The last line, when some are missing.
+    const LAST: usize = 48;
+    out.array(name, |out| {
+        let begin = out.len();
+        for (at, line) in lines.iter().enumerate() {
+            let used = (out.len() - begin).saturating_add(line.len()).saturating_add(EACH);
+            let last = if at + 1 == lines.len() { 0 } else { LAST };
+            if used.saturating_add(last) > most {
+                out.show("", &format_args!("... {} more lines", lines.len() - at));
+                return;
+            }
+            out.str("", line);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_whole_or_ends_with_how_much_is_missing() {
+        let all: Vec<String, 100> = (0..100).map(|n| format!("line {n}")).collect();
+        let mut buf = [0; 4096];
+        let mut shown = |most: usize| -> std::vec::Vec<String> {
+            let mut writer = Writer::new(&mut buf);
+            lines(&mut writer, "changes", &all, most);
+            let len = writer.finish().expect("it fits");
+            assert!(len <= most.max(48) + 24, "{len} bytes of {most}");
+            let list = List::new(&buf[..len]);
+            assert_eq!(list.check(), Ok(()));
+            list.array("changes").filter_map(|v| v.as_str()).map(str::to_owned).collect()
+        };
+        assert_eq!(shown(3000), all[..]);
+        let cut = shown(400);
+        let (last, whole) = cut.split_last().expect("some");
+        assert_eq!(whole, &all[..whole.len()]);
+        assert!(whole.len() > 10, "{cut:?}");
+        assert_eq!(*last, format!("... {} more lines", 100 - whole.len()));
+        assert_eq!(shown(0), ["... 100 more lines"]);
+    }
     use crate::proto::blobmsg::List;
 
     #[test]

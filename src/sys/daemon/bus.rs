@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 use super::{Daemon, Options, Reading, Ubus};
 use crate::config::Config;
 use crate::engine::Event;
+use crate::limits;
 use crate::proto::blobmsg::write::Writer;
 use crate::proto::ubus::Status;
 use crate::proto::ubus::client::Call;
+use crate::proto::ubus::sink::lines;
 use crate::sys::ubus::Bus;
 use crate::sys::ubus::netifd::Logical;
 use crate::sys::ubus::service::Wish;
 
-/// Lines of text in one answer.
-const LINES: usize = 64;
+/// What an answer has besides its lines: heads, names, and the status that ends it.
+const HEADS: usize = 512;
 
 /// A plan under way, and who wants it.
 pub(super) type Planning = (Call, Pin<Box<dyn Future<Output = io::Result<Vec<String>>>>>);
@@ -111,8 +113,8 @@ impl Daemon {
     fn reply_reading(&mut self, call: Call, reading: &Reading) {
         let mut fill = |w: &mut Writer<'_>| {
             w.bool("ok", reading.config.is_some());
-            for (name, lines) in [("errors", &reading.errors), ("warnings", &reading.warnings)] {
-                w.array(name, |w| lines.iter().take(LINES).for_each(|line| w.str("", line)));
+            for (name, list) in [("errors", &reading.errors), ("warnings", &reading.warnings)] {
+                lines(w, name, list, (limits::UBUS_REPLY - HEADS) / 2);
             }
         };
         self.reply(call, Status::OK, Some(&mut fill));
@@ -124,12 +126,14 @@ impl Daemon {
         let Poll::Ready(plan) = work.as_mut().poll(cx) else { return false };
         let call = *call;
         self.planning = None;
+        // It was not asked whether there is room when this began.
+        let room = self.bus.as_mut().map_or(0, |bus| bus.parts().1.room()).min(limits::UBUS_REPLY);
         match plan {
             Ok(changes) => {
                 let mut fill = |w: &mut Writer<'_>| {
                     w.bool("ok", true);
                     w.int("count", i64::try_from(changes.len()).unwrap_or(i64::MAX));
-                    w.array("changes", |w| changes.iter().take(LINES).for_each(|line| w.str("", line)));
+                    lines(w, "changes", &changes, room.saturating_sub(HEADS));
                 };
                 self.reply(call, Status::OK, Some(&mut fill));
             }

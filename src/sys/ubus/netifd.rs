@@ -19,6 +19,17 @@ struct Known {
     at: Instant,
 }
 
+impl Known {
+    fn as_now(&self, now: Instant) -> Interface {
+        let since = u32::try_from(now.since(self.at).as_secs()).unwrap_or(u32::MAX);
+        let mut interface = self.interface.clone();
+        if interface.up {
+            interface.uptime = interface.uptime.saturating_add(since);
+        }
+        interface
+    }
+}
+
 /// All that is known of the interfaces that matter.
 #[derive(Clone, Debug, Default)]
 pub struct Logical {
@@ -43,22 +54,28 @@ impl Logical {
         u8::try_from(at).ok().map(UplinkSlot)
     }
 
+    /// Whether an interface is that of a section that is not enabled: it is only shown.
+    fn is_shown(config: &Config, name: &str) -> bool {
+        config.disabled.iter().any(|section| section == name)
+    }
+
     /// Takes in a status; whether the interface matters.
     pub fn take(&mut self, config: &Config, name: &str, status: List<'_>, now: Instant) -> bool {
-        if Self::uplink(config, name).is_none() {
+        let matters = Self::uplink(config, name).is_some();
+        if !matters && !Self::is_shown(config, name) {
             return false;
         }
         let interface = Interface::new(status);
         let before = self.known.iter().position(|k| k.name == name).map(|at| self.known.swap_remove(at));
         let device = interface.device.or(before.and_then(|k| k.device));
-        // At most three for each uplink, since only names that belong to one come here.
+        // At most three for each uplink and one for each section that is not enabled: no other names come here.
         self.known.push(Known { name: name.to_owned(), interface, device, at: now });
-        true
+        matters
     }
 
     /// Forgets what belongs to uplinks that are no more.
     pub fn keep(&mut self, config: &Config) {
-        self.known.retain(|k| Self::uplink(config, &k.name).is_some());
+        self.known.retain(|k| Self::uplink(config, &k.name).is_some() || Self::is_shown(config, &k.name));
     }
 
     fn get(&self, name: &str, ending: &str) -> Option<&Known> {
@@ -80,13 +97,12 @@ impl Logical {
     pub fn interface(&self, config: &Config, slot: UplinkSlot, now: Instant) -> Option<Interface> {
         let mut all: Vec<&Known> = self.of(config, slot).collect();
         all.sort_by_key(|k| !k.interface.up);
-        let best = all.first()?;
-        let since = now.since(best.at).as_secs();
-        let mut interface = best.interface.clone();
-        if interface.up {
-            interface.uptime = interface.uptime.saturating_add(u32::try_from(since).unwrap_or(u32::MAX));
-        }
-        Some(interface)
+        all.first().map(|best| best.as_now(now))
+    }
+
+    /// What the interface of this name is like, as if set up now.
+    pub fn named(&self, name: &str, now: Instant) -> Option<Interface> {
+        self.get(name, "").map(|known| known.as_now(now))
     }
 
     /// The names of the interfaces of an uplink.

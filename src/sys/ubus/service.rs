@@ -41,8 +41,10 @@ pub enum Wish {
     Look,
 }
 
-/// A notice in words, of at most 200 bytes.
-type Line = heapless::String<200>;
+/// A notice in words. Longer than any that names eight uplinks on both sides; a longer one says that it is cut.
+type Line = heapless::String<512>;
+/// The end of a line that is cut.
+const CUT: &str = " ...";
 
 /// Wishes of callers that wait; more are refused.
 const WISHES: usize = 8;
@@ -119,8 +121,7 @@ impl Service {
             self.serial = self.serial.wrapping_add(1);
         }
         let mut text = Line::new();
-        // What does not fit is cut off.
-        let _ = core::fmt::write(&mut text, format_args!("{line}"));
+        shorten(&mut text, line);
         // Cannot fail: a place was just made.
         let _ = self.notices.push_back((*notice, text));
     }
@@ -171,8 +172,12 @@ impl Service {
             Incoming::Call { object: MWAN3, args, call, .. } => {
                 let (section, interface) = (Section::new(args.str("section")), args.str("interface"));
                 let connected = networks::connected();
-                let logical = |at: usize| {
-                    self.logical.interface(engine.config(), UplinkSlot(u8::try_from(at).unwrap_or(u8::MAX)), now)
+                let logical = |whose: mwan3::Logical<'_>| match whose {
+                    mwan3::Logical::At(at) => {
+                        let slot = UplinkSlot(u8::try_from(at).unwrap_or(u8::MAX));
+                        self.logical.interface(engine.config(), slot, now)
+                    }
+                    mwan3::Logical::Named(name) => self.logical.named(name, now),
                 };
                 let mut fill = |w: &mut Writer<'_>| {
                     mwan3::status(engine, section, interface, &logical, &connected, now, &mut Fields::new(w));
@@ -444,6 +449,25 @@ impl Service {
     }
 }
 
+/// Writes a line; of one that is too long the begin.
+fn shorten<const N: usize>(text: &mut heapless::String<N>, line: &dyn Display) {
+    struct Begin<'t, const N: usize>(&'t mut heapless::String<N>);
+    impl<const N: usize> std::fmt::Write for Begin<'_, N> {
+        fn write_str(&mut self, part: &str) -> std::fmt::Result {
+            let room = N.saturating_sub(self.0.len());
+            let end = (0..=room.min(part.len())).rev().find(|at| part.is_char_boundary(*at)).unwrap_or(0);
+            let _ = self.0.push_str(part.get(..end).unwrap_or(""));
+            if end < part.len() { Err(std::fmt::Error) } else { Ok(()) }
+        }
+    }
+    if std::fmt::write(&mut Begin(text), format_args!("{line}")).is_err() {
+        let keep = N.saturating_sub(CUT.len()).min(text.len());
+        text.truncate((0..=keep).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+        // Cannot fail: room was made.
+        let _ = text.push_str(CUT);
+    }
+}
+
 /// Calls whom it concerns.
 fn run(errand: &Errand, client: &mut Client, now: Instant) -> Result<(), NotCalled> {
     let path = errand.path();
@@ -476,4 +500,21 @@ fn path(at: usize) -> &'static str {
 
 fn followed(at: usize) -> &'static str {
     SETUP.paths.get(at).map_or("?", |p| p.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_says_that_it_is_cut() {
+        let (mut whole, mut cut) = (heapless::String::<16>::new(), heapless::String::<16>::new());
+        shorten(&mut whole, &"sixteen bytes ok");
+        assert_eq!(whole, "sixteen bytes ok");
+        shorten(&mut cut, &"sixteen bytes öök");
+        assert_eq!(cut, "sixteen byte ...");
+        let mut odd = heapless::String::<8>::new();
+        shorten(&mut odd, &"abcöö and more");
+        assert_eq!(odd, "abc ...");
+    }
 }

@@ -231,6 +231,20 @@ fn reload() {
         assert_eq!(status, Status::OK);
         assert!(said.starts_with("{\"ok\":false,\"errors\":[\"") && said.contains("linkwatch:9:"), "{method}: {said}");
     }
+    // Whole, however long: a list of 300 errors.
+    let many: String = (0..300).map(|n| format!("\toption metric 'x{n}'\n")).collect();
+    std::fs::write(&bench.config, good.clone() + &many).expect("it is ours");
+    let (_, said) = asker.call(&served, 0, "check", |_| {});
+    assert!(said.contains("'x0'") && said.contains("'x299'") && !said.contains("more lines"), "{said}");
+    // A section that is not enabled is shown as mwan3 shows it, and nothing else comes of it.
+    let off = "config interface 'wan9'\n\toption enabled '0'\n";
+    std::fs::write(&bench.config, good.clone() + off).expect("it is ours");
+    assert!(asker.call(&served, 0, "reload", |_| {}).1.starts_with("{\"ok\":true,"));
+    let (_, shown) = asker.call(&served, 1, "status", |w| w.str("interface", "wan9"));
+    let fields = "\"age\":0,\"online\":0,\"offline\":0,\"uptime\":0,\"score\":0,\"lost\":0,\"turn\":0,\
+                  \"status\":\"unknown\",\"enabled\":false,\"running\":false,\"tracking\":\"disabled\",\
+                  \"up\":false,\"track_ip\":[]";
+    assert!(shown.starts_with(&format!("{{\"interfaces\":{{\"wan9\":{{{fields}}}}}")), "{shown}");
     let swapped = good.replace("metric '1'", "metric '9'");
     std::fs::write(&bench.config, swapped).expect("it is ours");
     let (status, plan) = asker.call(&served, 0, "plan", |_| {});

@@ -7,6 +7,7 @@ mod bed;
 #[path = "../bus.rs"]
 mod bus;
 mod cases;
+mod dns;
 #[path = "../fields.rs"]
 mod fields;
 mod netifd;
@@ -23,7 +24,7 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let cases: Vec<Case> = [cases::CASES, netifd::CASES].concat();
+    let cases: Vec<Case> = [cases::CASES, netifd::CASES, dns::CASES].concat();
     let chosen: Vec<&Case> =
         cases.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(w))).collect();
     println!("\nrunning {} tests", chosen.len());

@@ -13,6 +13,7 @@ impl Client {
         let incoming = match (self.phase, message.kind) {
             (Phase::Greeting { .. }, Some(Kind::Hello)) => {
                 self.phase = Phase::Up;
+                self.up_since = now;
                 self.tell(News::Up);
                 None
             }

@@ -1,6 +1,6 @@
 //! Decides what to ask the bus for next, and what its answers mean: the half of the client that speaks first.
 
-use super::{Client, ITEMS, Incoming, Item, News, OBJECT_EVENTS, Object, Phase, REFUSED_RETRY, REQUEST_TIMEOUT};
+use super::{Client, ITEMS, Incoming, Item, News, OBJECT_EVENTS, Object, Phase, REQUEST_TIMEOUT};
 use crate::proto::blobmsg::write::Writer;
 use crate::proto::ubus::Status;
 use crate::proto::ubus::message::{self, Kind, Message, attr};
@@ -188,7 +188,7 @@ impl Client {
         // "Fine" without the object that was asked for means: you may not see it.
         let got = request.id.filter(|_| status == Status::OK);
         let denied = if status == Status::OK { Status::NOT_FOUND } else { status };
-        let later = Item::Not(Some(now.after(REFUSED_RETRY)));
+        let later = Item::Not(Some(self.retry_at(now)));
         match request.what {
             What::Receiver => match got {
                 Some(id) => self.receiver = Item::Have(id),
@@ -204,14 +204,14 @@ impl Client {
                 self.tell(news);
             }
             What::ObjectEvents => {
-                self.object_events = if status == Status::OK { Item::Have(0) } else { Item::Not(None) };
+                self.object_events = if status == Status::OK { Item::Have(0) } else { later };
                 if status != Status::OK {
                     self.tell(News::NotHeard(None, status));
                 }
             }
             What::Event(at) => {
                 if let Some(event) = self.events.get_mut(at) {
-                    *event = if status == Status::OK { Item::Have(0) } else { Item::Not(None) };
+                    *event = if status == Status::OK { Item::Have(0) } else { later };
                 }
                 if status != Status::OK {
                     self.tell(News::NotHeard(Some(at), status));
@@ -232,7 +232,7 @@ impl Client {
                 // Meanwhile it may have gone, or come back as another.
                 let same = |p: &&mut super::Followed| p.object.id().is_some() && p.object.id() == request.id;
                 let Some(followed) = self.paths.get_mut(at).filter(same) else { return };
-                followed.subscription = if status == Status::OK { Item::Have(0) } else { Item::Not(None) };
+                followed.subscription = if status == Status::OK { Item::Have(0) } else { later };
                 if status != Status::OK {
                     self.tell(News::NotSubscribed(at, status));
                 }
