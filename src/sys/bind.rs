@@ -10,9 +10,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use super::process;
 
 /// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`
 const PROG_LOAD: libc::c_long = 5;
@@ -135,7 +135,7 @@ pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Res
     fs::create_dir_all(&group).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
     bind(&group, ifindex)?;
     fs::write(group.join("cgroup.procs"), "0")?;
-    let mut command = Command::new(program);
-    command.args(words).env("INTERFACE", name).env("DEVICE", device).env("FWMARK", format!("{mark:#x}"));
-    Err(command.exec())
+    let mark = format!("{mark:#x}");
+    let variables = [(c"INTERFACE", name), (c"DEVICE", device), (c"FWMARK", mark.as_str())];
+    Err(process::become_program(program, words, &variables))
 }

@@ -239,7 +239,7 @@ impl Daemon {
             let confirm = self.before.as_ref().map(|(_, until)| *until);
             let probes = self.prober.next_timeout();
             let bus = self.bus.as_ref().and_then(Bus::poll_timeout);
-            let next = [self.engine.poll_timeout(), probes, control, confirm, bus].into_iter().flatten().min();
+            let next = Instant::first(&[self.engine.poll_timeout(), probes, control, confirm, bus]);
             if next != armed {
                 armed = next;
                 match next {
@@ -533,7 +533,7 @@ impl Daemon {
         let mut request = [0; REQUEST];
         let Ok(len) = self.answers.encode(action, &mut request) else {
             // Cannot happen: REQUEST holds the longest. If it did, the engine's time limit would mend it.
-            log::warn!("request too long: {action:?}");
+            log::warn!("a request was too long to be sent");
             return Ok(());
         };
         if let Action::Dump(dump) = action {

@@ -19,6 +19,7 @@ pub mod networks;
 pub mod nft;
 pub mod peer;
 pub mod probe;
+pub mod process;
 pub mod ration;
 pub mod resolv;
 pub mod signal;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{Reader, Section, Value};
 use crate::config::probe::{Host, Method, ProbeConfig, Quality, Target, Word};
 use crate::limits;
-use crate::time::Duration;
+use crate::time::{Duration, micros};
 use crate::types::{Family, Permille};
 
 /// The shortest interval and timeout.
@@ -310,7 +310,7 @@ impl Reader {
         let text = value.value.strip_suffix("ms").unwrap_or(&value.value);
         let millis = Value { value: format!("{text}ms"), ..value.clone() };
         let time = self.duration(section, if text.ends_with('s') { value } else { &millis })?;
-        u32::try_from(time.as_micros()).ok().or_else(|| {
+        u32::try_from(micros(time)).ok().or_else(|| {
             self.error(section, Some(value), "longer than an hour");
             None
         })
