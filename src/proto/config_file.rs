@@ -74,25 +74,27 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
         failback: Failback::default(),
     };
     reader.check_names(&sections);
-    let of = |kind: &'static str| sections.iter().filter(move |s| s.kind == kind);
-    of("globals").for_each(|s| reader.globals(s));
-    let interfaces: Vec<&Section> = of("interface").collect();
+    let of = |kind: &str| sections.iter().filter(|s| s.kind == kind).collect::<Vec<_>>();
+    let globals = of("globals");
+    globals.iter().for_each(|s| reader.globals(s));
+    let interfaces = of("interface");
     let ids = assign_ids(&interfaces, known_ids);
     for (position, (section, id)) in interfaces.iter().zip(ids).enumerate() {
         reader.interface(section, position, id);
     }
-    of("member").for_each(|s| reader.member(s));
-    of("policy").for_each(|s| reader.policy(s));
-    of("ipset").for_each(|s| reader.ipset(s));
-    of("rule").for_each(|s| reader.rule(s));
-    if of("policy").next().is_none() && of("rule").next().is_none() {
+    let rest: [(&str, fn(&mut Reader, &Section)); 4] =
+        [("member", Reader::member), ("policy", Reader::policy), ("ipset", Reader::ipset), ("rule", Reader::rule)];
+    for (kind, read) in rest {
+        of(kind).into_iter().for_each(|s| read(&mut reader, s));
+    }
+    if !sections.iter().any(|s| matches!(s.kind.as_str(), "policy" | "rule")) {
         reader.implicit_policy();
     }
     for (section, message) in members::check(&reader.config, &sections) {
         reader.error(section, None, message);
     }
     let nowhere = Section { kind: "globals".to_owned(), ..Section::default() };
-    reader.check_marks(of("globals").next().unwrap_or(&nowhere));
+    reader.check_marks(globals.first().copied().unwrap_or(&nowhere));
     let Reader { mut outcome, config, .. } = reader;
     outcome.config = outcome.errors.is_empty().then_some(config);
     outcome
@@ -205,11 +207,8 @@ impl Reader {
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
             let shown = text.escape_debug();
-            self.error(
-                section,
-                Some(value),
-                format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day"),
-            );
+            let problem = format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
+            self.error(section, Some(value), problem);
         }
         millis.map(Duration::from_millis)
     }
@@ -242,16 +241,14 @@ impl Reader {
         for value in &section.options {
             match value.key.as_str() {
                 "mmx_mask" => {
-                    let text = value.value.trim_start_matches("0x").trim_start_matches("0X");
+                    let text =
+                        value.value.strip_prefix("0x").or(value.value.strip_prefix("0X")).unwrap_or(&value.value);
                     match u32::from_str_radix(text, 16).ok().filter(|m| m.count_ones() >= 3) {
                         Some(mask) => self.config.globals.mark_mask = mask,
                         None => {
                             let shown = value.value.escape_debug().to_string();
-                            self.error(
-                                section,
-                                Some(value),
-                                format!("'{shown}' is no hexadecimal mask of at least 3 bits"),
-                            );
+                            let problem = format!("'{shown}' is no hexadecimal mask of at least 3 bits");
+                            self.error(section, Some(value), problem);
                         }
                     }
                 }
@@ -544,8 +541,7 @@ impl Reader {
                 _ => self.unknown(section, value),
             }
         }
-        // Stable: file order among equals.
-        policy.members.sort_by_key(|m| m.metric);
+        by_metric(&mut policy.members);
         if self.config.policies.push(policy).is_err() {
             self.error(section, None, format!("too many policies: this board's build holds {}", limits::POLICIES));
         }
@@ -569,17 +565,15 @@ impl Reader {
 
     /// Without any policy and rule: all interfaces, lowest metric first.
     fn implicit_policy(&mut self) {
-        let mut order: Vec<usize> = (0..self.config.uplinks.len()).collect();
-        order.sort_by_key(|at| self.config.uplinks.get(*at).map(|u| u.metric));
-        let metric = |at: &usize| self.config.uplinks.get(*at).map_or(0, |u| u.metric);
-        let members = order.iter().filter_map(|at| {
-            Some(Member { uplink: UplinkSlot(u8::try_from(*at).ok()?), metric: metric(at), weight: 1 })
-        });
-        let members = members.take(limits::MEMBERS).collect();
-        let name = Name::try_from("default").unwrap_or_default();
+        let member = |(at, uplink): (usize, &UplinkConfig)| {
+            Some(Member { uplink: UplinkSlot(u8::try_from(at).ok()?), metric: uplink.metric, weight: 1 })
+        };
+        let mut members: heapless::Vec<Member, { limits::MEMBERS }> =
+            self.config.uplinks.iter().enumerate().filter_map(member).collect();
+        by_metric(&mut members);
         // Cannot fail: it is the only one.
         let _ = self.config.policies.push(PolicyConfig {
-            name,
+            name: Name::try_from("default").unwrap_or_default(),
             members,
             use_degraded: false,
             last_resort: LastResort::Default,
@@ -587,6 +581,11 @@ impl Reader {
         });
         self.config.default_policy = Some(PolicySlot(0));
     }
+}
+
+/// Stable: file order among equals.
+fn by_metric(members: &mut [Member]) {
+    members.sort_by_key(|m| m.metric);
 }
 
 fn diagnostic(section: &Section, value: Option<&Value>, message: String) -> Diagnostic {

@@ -226,7 +226,8 @@ fn stamp(table: &Table) -> u32 {
 impl Table {
     /// The stamp that tells this table from others.
     pub fn stamp(&self) -> u32 {
-        let stamp = self.sets.iter().find(|s| s.name == STAMP).map(|s| s.elements.trim_start_matches("0x"));
+        let stamp =
+            self.sets.iter().find(|s| s.name == STAMP).map(|s| s.elements.strip_prefix("0x").unwrap_or(&s.elements));
         stamp.and_then(|s| u32::from_str_radix(s, 16).ok()).unwrap_or(0)
     }
 

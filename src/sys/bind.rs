@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::process;
+use super::store::make_folder_of;
 
 /// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`
 const PROG_LOAD: libc::c_long = 5;
@@ -124,7 +125,7 @@ pub fn forget() {
 /// # Errors
 /// What is missing: the device, privileges, cgroup v2, the kernel's help, the command. It never starts unbound.
 pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Result<()> {
-    let named = std::ffi::CString::new(device).map_err(io::Error::other)?;
+    let named = std::ffi::CString::new(device).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the name is a C string and lives until the call returns.
     let ifindex = unsafe { libc::if_nametoindex(named.as_ptr()) };
     if ifindex == 0 {
@@ -132,9 +133,10 @@ pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Res
     }
     let (program, words) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
     let group = mount()?.join("linkwatch").join(name);
-    fs::create_dir_all(&group).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
+    let tasks = group.join("cgroup.procs");
+    make_folder_of(&tasks).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
     bind(&group, ifindex)?;
-    fs::write(group.join("cgroup.procs"), "0")?;
+    fs::write(tasks, "0")?;
     let mark = format!("{mark:#x}");
     let variables = [(c"INTERFACE", name), (c"DEVICE", device), (c"FWMARK", mark.as_str())];
     Err(process::become_program(program, words, &variables))

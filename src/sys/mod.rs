@@ -7,9 +7,11 @@
 pub mod bind;
 pub mod client;
 pub mod clock;
+pub mod console;
 pub mod control;
 pub mod daemon;
 pub mod journal;
+pub mod last_words;
 pub mod log;
 pub mod lookup;
 pub mod monitor;

@@ -115,7 +115,7 @@ pub fn spawn(program: &CStr, words: &[&CStr], input: BorrowedFd<'_>, output: Bor
 /// # Errors
 /// It returns only when that failed.
 pub fn become_program(program: &OsStr, words: &[impl AsRef<OsStr>], variables: &[(&CStr, &str)]) -> io::Error {
-    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into());
     let prepared = || {
         let values = variables.iter().map(|(name, value)| Ok((*name, text(value.as_ref())?)));
         let values = values.collect::<io::Result<Vec<_>>>()?;

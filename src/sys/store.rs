@@ -1,7 +1,9 @@
 //! The state file: what a restart keeps, in tmpfs. Unknown, damaged or foreign content is ignored with one line.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -79,6 +81,27 @@ pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Makes the folders that a file is to lie in.
+///
+/// # Errors
+/// The innermost cannot be made and is not there.
+pub fn make_folder_of(path: &Path) -> io::Result<()> {
+    let path = path.as_os_str().as_bytes();
+    let mut made = Ok(());
+    for at in path.iter().enumerate().filter(|(at, byte)| **byte == b'/' && *at > 0).map(|(at, _)| at) {
+        let folder = CString::new(path.get(..at).unwrap_or_default()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the name is a C string and lives until the call returns.
+        made = match unsafe { libc::mkdir(folder.as_ptr(), 0o777) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()).or_else(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(e),
+            }),
+        };
+    }
+    made
+}
+
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.
 ///
 /// # Errors
@@ -88,14 +111,13 @@ pub fn save(path: &Path, state: &State) -> io::Result<()> {
     let used = match buf.split_first_mut() {
         Some((version, rest)) => {
             *version = VERSION;
-            postcard::to_slice(state, rest).map_err(io::Error::other)?.len() + 1
+            postcard::to_slice(state, rest).map_err(|_| io::ErrorKind::InvalidData)?.len() + 1
         }
         None => 0,
     };
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let beside = path.with_extension("new");
+    make_folder_of(path)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(buf.get(..used).unwrap_or(&[]))?;
     fs::rename(&beside, path)

@@ -49,7 +49,7 @@ fn spread_path(family: Family) -> &'static str {
 /// A kernel without the family, or without shared routes.
 pub fn read_spread(family: Family) -> io::Result<u8> {
     let text = fs::read_to_string(spread_path(family))?;
-    text.trim().parse().map_err(io::Error::other)
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Sets by what shared traffic is spread.

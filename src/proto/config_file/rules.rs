@@ -102,7 +102,7 @@ impl Reader {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         // Ours have two dots in their names.
-        let ours = name.contains("..") || name == "stamp" || name == "strays";
+        let ours = name.as_bytes().windows(2).any(|two| two == b"..") || name == "stamp" || name == "strays";
         let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
         let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
         else {

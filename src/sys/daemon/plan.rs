@@ -25,7 +25,7 @@ impl Daemon {
             }
             let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
             timer.set_at(self.clock.deadline(next));
-            let ready = std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
+            let ready = smol::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
             self.read_all()?;
             if ready.nft {
                 self.read_nft()?;
