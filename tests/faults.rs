@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_fault_leaves_one_line_with_its_place_and_the_signal_takes_its_course() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_linkwatch"));
-    let mut program =
-        command.arg("monitor").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts without privileges");
+    let mut program = command
+        .arg("monitor")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts without privileges");
     // Numbers of the system call that it sleeps in, then its stack and its program counter; one word while it runs.
     let path = format!("/proc/{}/syscall", program.id());
     let until = Instant::now() + Duration::from_secs(60);

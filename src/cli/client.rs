@@ -120,7 +120,7 @@ impl Client<'_> {
             let known: Vec<&str> = uplinks.iter().map(|(n, _)| n.as_str()).collect();
             return Err(format!(
                 "'{}' is no uplink and no address; uplinks are {}",
-                name.escape_debug(),
+                name.escape_default(),
                 known.join(", ")
             ));
         };

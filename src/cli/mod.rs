@@ -27,11 +27,11 @@ use crate::sys::bind;
 use crate::sys::clock::Clock;
 use crate::sys::console::{self, say};
 use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids};
+use crate::sys::file::read_at_most;
 use crate::sys::last_words;
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
-use crate::sys::store::read_at_most;
 use crate::sys::wait;
 use crate::types::FwMark;
 

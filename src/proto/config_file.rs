@@ -152,7 +152,7 @@ impl Reader {
         for (at, section) in sections.iter().enumerate() {
             let kind = section.kind.as_str();
             if !["globals", "interface", "member", "policy", "rule", "ipset"].contains(&kind) {
-                self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_debug()));
+                self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_default()));
                 continue;
             }
             if !["globals", "rule", "ipset"].contains(&kind) && section.name.is_empty() {
@@ -178,7 +178,7 @@ impl Reader {
             "1" | "on" | "true" | "yes" | "enabled" => Some(true),
             "0" | "off" | "false" | "no" | "disabled" => Some(false),
             other => {
-                self.error(section, Some(value), format!("'{}' is neither 0 nor 1", other.escape_debug()));
+                self.error(section, Some(value), format!("'{}' is neither 0 nor 1", other.escape_default()));
                 None
             }
         }
@@ -187,7 +187,7 @@ impl Reader {
     fn number(&mut self, section: &Section, value: &Value, min: u32, max: u32) -> Option<u32> {
         let number = value.value.parse().ok().filter(|n| (min..=max).contains(n));
         if number.is_none() {
-            let shown = value.value.escape_debug();
+            let shown = value.value.escape_default();
             self.error(section, Some(value), format!("'{shown}' is no number from {min} to {max}"));
         }
         number
@@ -206,7 +206,7 @@ impl Reader {
         let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
-            let shown = text.escape_debug();
+            let shown = text.escape_default();
             let problem = format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
             self.error(section, Some(value), problem);
         }
@@ -216,7 +216,7 @@ impl Reader {
     fn word(&mut self, section: &Section, value: &Value, allowed: &[&str]) -> Option<usize> {
         let found = allowed.iter().position(|a| *a == value.value);
         if found.is_none() {
-            let shown = value.value.escape_debug();
+            let shown = value.value.escape_default();
             self.error(section, Some(value), format!("'{shown}' is none of {}", allowed.join(", ")));
         }
         found
@@ -225,7 +225,7 @@ impl Reader {
     fn address<T: std::str::FromStr>(&mut self, section: &Section, value: &Value, what: &str) -> Option<T> {
         let parsed = value.value.parse().ok();
         if parsed.is_none() {
-            self.error(section, Some(value), format!("'{}' is no {what} address", value.value.escape_debug()));
+            self.error(section, Some(value), format!("'{}' is no {what} address", value.value.escape_default()));
         }
         parsed
     }
@@ -246,7 +246,7 @@ impl Reader {
                     match u32::from_str_radix(text, 16).ok().filter(|m| m.count_ones() >= 3) {
                         Some(mask) => self.config.globals.mark_mask = mask,
                         None => {
-                            let shown = value.value.escape_debug().to_string();
+                            let shown = value.value.escape_default().to_string();
                             let problem = format!("'{shown}' is no hexadecimal mask of at least 3 bits");
                             self.error(section, Some(value), problem);
                         }
@@ -339,7 +339,7 @@ impl Reader {
                 "never" => *flush = nothing,
                 "all" => flush.all = true,
                 other => {
-                    let shown = other.escape_debug().to_string();
+                    let shown = other.escape_default().to_string();
                     let message =
                         format!("'{shown}' is none of ifup, ifdown, connected, disconnected, always, never, all");
                     self.error(section, Some(value), message);
@@ -506,7 +506,7 @@ impl Reader {
         }
         let known = self.config.uplinks.iter().any(|u| u.name.as_str() == member.interface);
         if !known && !self.disabled.contains(&member.interface) {
-            let shown = member.interface.escape_debug().to_string();
+            let shown = member.interface.escape_default().to_string();
             self.error(section, None, format!("interface '{shown}' is not in this file"));
         }
         self.members.push(member);
@@ -549,11 +549,11 @@ impl Reader {
 
     fn use_member(&mut self, section: &Section, value: &Value, name: &str, policy: &mut PolicyConfig) {
         let Some(member) = self.members.iter().find(|m| m.name == name) else {
-            self.error(section, Some(value), format!("member '{}' is not in this file", name.escape_debug()));
+            self.error(section, Some(value), format!("member '{}' is not in this file", name.escape_default()));
             return;
         };
         let Some(at) = self.config.uplinks.iter().position(|u| u.name.as_str() == member.interface) else {
-            let message = format!("member '{}' is left out: its interface is disabled", name.escape_debug());
+            let message = format!("member '{}' is left out: its interface is disabled", name.escape_default());
             self.warn(section, Some(value), message);
             return;
         };

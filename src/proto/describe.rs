@@ -50,7 +50,7 @@ impl Line {
 
     fn string(&mut self, key: &str, value: impl Display) {
         let value = value.to_string();
-        self.put(key, &Quoted(&value), &value.escape_debug());
+        self.put(key, &Quoted(&value), &value.escape_default());
     }
 
     fn end(mut self) -> String {

@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use super::file::{self, make_folder_of};
 use super::process;
-use super::store::make_folder_of;
 
 /// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`
 const PROG_LOAD: libc::c_long = 5;
@@ -66,7 +66,7 @@ fn bpf<T>(command: libc::c_long, attribute: &T, what: &str) -> io::Result<libc::
 
 /// Where cgroup v2 is mounted.
 fn mount() -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mounts = file::text(Path::new("/proc/mounts"))?;
     let mut lines = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
     let found = lines.find(|words| words.get(2) == Some(&"cgroup2"));
     let path = found.and_then(|words| words.get(1).map(PathBuf::from));
@@ -114,7 +114,8 @@ const fn registers(destination: u8, source: u8) -> u8 {
 /// Removes the control groups that are empty; those with commands that still run stay, bound.
 pub fn forget() {
     let Ok(ours) = mount().map(|m| m.join("linkwatch")) else { return };
-    for group in fs::read_dir(&ours).into_iter().flatten().flatten() {
+    let Ok(groups) = fs::read_dir(&ours) else { return };
+    for group in groups.flatten() {
         let _ = fs::remove_dir(group.path());
     }
     let _ = fs::remove_dir(ours);

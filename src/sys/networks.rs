@@ -7,7 +7,7 @@ const MOST: usize = 64;
 
 /// Networks without a gateway in table main, IPv4 and IPv6; what cannot be read is left out.
 pub fn connected() -> [Vec<String>; 2] {
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &str| super::file::text(path.as_ref()).unwrap_or_default();
     let mut four: Vec<String> = text("/proc/net/route").lines().filter_map(network4).take(MOST).collect();
     let mut six: Vec<String> = text("/proc/net/ipv6_route").lines().filter_map(network6).take(MOST).collect();
     [&mut four, &mut six].into_iter().for_each(|list| {

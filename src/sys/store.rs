@@ -1,15 +1,14 @@
 //! The state file: what a restart keeps, in tmpfs. Unknown, damaged or foreign content is ignored with one line.
 
-use std::ffi::CString;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::clock::Boot;
+use super::file::{make_folder_of, read_at_most};
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
@@ -68,38 +67,6 @@ pub fn load(path: &Path) -> State {
         log::warn!("state file {}: damaged or of another version; starting without history", path.display());
         State::default()
     })
-}
-
-/// Reads a file, but not more than `most` bytes and one more, which shows that it is longer: whatever stands there, it does
-/// not take the router's memory.
-///
-/// # Errors
-/// It cannot be read.
-pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Makes the folders that a file is to lie in.
-///
-/// # Errors
-/// The innermost cannot be made and is not there.
-pub fn make_folder_of(path: &Path) -> io::Result<()> {
-    let path = path.as_os_str().as_bytes();
-    let mut made = Ok(());
-    for at in path.iter().enumerate().filter(|(at, byte)| **byte == b'/' && *at > 0).map(|(at, _)| at) {
-        let folder = CString::new(path.get(..at).unwrap_or_default()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: the name is a C string and lives until the call returns.
-        made = match unsafe { libc::mkdir(folder.as_ptr(), 0o777) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()).or_else(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists => Ok(()),
-                _ => Err(e),
-            }),
-        };
-    }
-    made
 }
 
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.

@@ -27,7 +27,8 @@ cross_release_flags() { # NAME
         passes+=' -disable-machine-sink -disable-early-taildup -enable-load-pre=false -enable-pre=false'
         passes+=' -split-spill-mode=size -tail-dup-placement=false'
         ;;
-    armv7) flags+=' -Crelocation-model=static' ;;
+    # Thumb-2: a third less than ARM code.
+    armv7) flags+=" -Crelocation-model=static -Ctarget-feature=+thumb-mode" ;;
     # One copy of what functions begin and end with. Not relocation-model=static: LLVM then loads words from where strings
     # happen to lie, which the linker refuses.
     aarch64) flags+=' -Clink-arg=-no-pie' passes+=' -homogeneous-prolog-epilog' ;;

@@ -106,7 +106,7 @@ impl Reader {
         let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
         let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
         else {
-            let shown = name.escape_debug().to_string();
+            let shown = name.escape_default().to_string();
             self.error(
                 section,
                 value,
@@ -199,7 +199,7 @@ impl Reader {
             Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
                 Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
                 None => {
-                    let shown = name.escape_debug().to_string();
+                    let shown = name.escape_default().to_string();
                     self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
                 }
             },
@@ -227,7 +227,7 @@ impl Reader {
         // 0 is any, as with iptables.
         let number = || value.value.parse::<u8>().ok().map(|n| (n != 0).then_some(n));
         known.or_else(number).unwrap_or_else(|| {
-            let shown = value.value.escape_debug().to_string();
+            let shown = value.value.escape_default().to_string();
             let message = format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …");
             self.error(section, Some(value), message);
             None
@@ -241,7 +241,7 @@ impl Reader {
             Prefix::new(addr, len)
         });
         if parsed.is_none() {
-            let shown = word.escape_debug().to_string();
+            let shown = word.escape_default().to_string();
             self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
         }
         parsed
@@ -260,7 +260,7 @@ impl Reader {
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
                 None => {
-                    let shown = word.escape_debug().to_string();
+                    let shown = word.escape_default().to_string();
                     let message = format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST");
                     self.error(section, Some(value), message);
                 }
@@ -279,7 +279,7 @@ impl Reader {
             }
         }
         if !whole || parts.next().is_some() {
-            let shown = value.value.escape_debug().to_string();
+            let shown = value.value.escape_default().to_string();
             self.error(section, Some(value), format!("'{shown}' is no hardware address like 02:00:5e:00:53:01"));
             return None;
         }

@@ -16,9 +16,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::Context;
 
+use super::file::make_folder_of;
 use super::journal::Journal;
 use super::peer;
-use super::store::make_folder_of;
 use super::wait::Async;
 use crate::engine::{Command, Engine};
 use crate::limits;

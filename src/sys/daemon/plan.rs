@@ -45,9 +45,18 @@ impl Daemon {
     }
 
     pub(super) fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
+        // A kernel without IPv6 would refuse, and then nothing of it is tried any more: the same is pretended.
+        let family = match &action {
+            Action::Route { route, .. } => Some(route.family),
+            Action::Rule { rule, .. } => Some(rule.family),
+            Action::IgnoreLinkdown { family, .. } | Action::SpreadFlows { family } => Some(*family),
+            _ => None,
+        };
+        let lacks = family.is_some_and(|family| !sysctl::has(family));
+        let errno = if lacks { Errno::EAFNOSUPPORT } else { Errno::OK };
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
-        if let Some(change) = text.change(&action) {
+        if let Some(change) = text.change(&action).filter(|_| !lacks) {
             let already = match action {
                 Action::IgnoreLinkdown { device, family } => sysctl::read(&device, family).unwrap_or(false),
                 Action::SpreadFlows { family } => sysctl::read_spread(family).is_ok_and(|policy| policy != 0),
@@ -61,13 +70,13 @@ impl Daemon {
         }
         match action {
             Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
-                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
+                self.engine.handle_event(Event::Acked { token, errno }, now);
             }
             Action::IgnoreLinkdown { device, family } => {
-                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
             }
             Action::SpreadFlows { family } => {
-                let (device, errno) = (IfName::NONE, Errno::OK);
+                let device = IfName::NONE;
                 self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
             }
             Action::AskResilient { .. } => return self.send(&action, now),
