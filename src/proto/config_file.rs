@@ -82,11 +82,10 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
     for (position, (section, id)) in interfaces.iter().zip(ids).enumerate() {
         reader.interface(section, position, id);
     }
-    let rest: [(&str, fn(&mut Reader, &Section)); 4] =
-        [("member", Reader::member), ("policy", Reader::policy), ("ipset", Reader::ipset), ("rule", Reader::rule)];
-    for (kind, read) in rest {
-        of(kind).into_iter().for_each(|s| read(&mut reader, s));
-    }
+    of("member").iter().for_each(|s| reader.member(s));
+    of("policy").iter().for_each(|s| reader.policy(s));
+    of("ipset").iter().for_each(|s| reader.ipset(s));
+    of("rule").iter().for_each(|s| reader.rule(s));
     if !sections.iter().any(|s| matches!(s.kind.as_str(), "policy" | "rule")) {
         reader.implicit_policy();
     }

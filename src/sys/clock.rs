@@ -47,7 +47,7 @@ impl Boot {
     /// As the kernel says it now. In a jail without `/proc` only the time is known: then any boot may be meant, unless it
     /// would have begun in the future; the state file is in tmpfs, and gone after a boot.
     pub fn read() -> Self {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        let id = super::file::text("/proc/sys/kernel/random/boot_id".as_ref()).ok();
         // SAFETY: plain numbers, of which any value is valid, and a call that writes them.
         let uptime = unsafe {
             let mut info: libc::sysinfo = std::mem::zeroed();

@@ -10,32 +10,14 @@ unset RUST_LIBC_UNSTABLE_MUSL_V1_2_3 RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_TAR
 
 cross_root=$PWD/target/cross
 
-# What makes a release small; tests are built without. Set for a short name, before `cross_target`.
-#  - A panic ends the program at once, without its message: that and the places in the source that messages would name are
-#    60 KB. What is told instead, and how to find the place, is in src/sys/signal.rs. `{:?}` prints nothing, and nothing
-#    that a release says uses it.
-#  - No unwind tables, of which a program that aborts has no use: 25 KB. opt-level z: 5 % less than s.
-#  - Addresses are fixed where that is cheaper: 60 KB on MIPS, where each function would look up its own place first.
-#    OpenWrt builds programs so too, unless they ask for more. x86-64 stays position-independent: it has the room.
-#  - Passes of LLVM that make code longer to make it faster are left out; each costs 1 to 13 KB here, most of it on MIPS.
+# Flags of a release, for `cross_target`: board/release.flags says why each is there. opt-level z is 5 % less than s.
 cross_release_flags() { # NAME
-    local flags='-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none -Zfmt-debug=none -Cforce-unwind-tables=no'
-    local passes='-disable-machine-licm -disable-lsr -min-jump-table-entries=8 -max-store-memcpy=2' pass
-    case $1 in
-    mips | mipsel)
-        flags+=' -Crelocation-model=static'
-        passes+=' -disable-machine-sink -disable-early-taildup -enable-load-pre=false -enable-pre=false'
-        passes+=' -split-spill-mode=size -tail-dup-placement=false'
-        ;;
-    # Thumb-2: a third less than ARM code.
-    armv7) flags+=" -Crelocation-model=static -Ctarget-feature=+thumb-mode" ;;
-    # One copy of what functions begin and end with. Not relocation-model=static: LLVM then loads words from where strings
-    # happen to lie, which the linker refuses.
-    aarch64) flags+=' -Clink-arg=-no-pie' passes+=' -homogeneous-prolog-epilog' ;;
-    esac
-    for pass in $passes; do flags+=" -Cllvm-args=$pass"; done
+    local machine=${1/armv7/arm}
+    CROSS_RUSTFLAGS=$(awk -v machine="$machine" '/^[a-z]/ {
+        count = split($1, machines, ",")
+        for (at = 1; at <= count; at++) if (machines[at] == "all" || machines[at] == machine) printf "%s ", $2
+    }' board/release.flags)
     export CARGO_PROFILE_RELEASE_OPT_LEVEL=z
-    CROSS_RUSTFLAGS=$flags
 }
 
 cross_target() { # NAME static|dynamic
