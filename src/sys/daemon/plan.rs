@@ -45,7 +45,7 @@ impl Daemon {
     }
 
     pub(super) fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
-        // A kernel without IPv6 would refuse, and then nothing of it is tried any more: the same is pretended.
+        // A kernel without IPv6 takes none of it; the daemon notices when it is refused.
         let family = match &action {
             Action::Route { route, .. } => Some(route.family),
             Action::Rule { rule, .. } => Some(rule.family),
@@ -53,7 +53,6 @@ impl Daemon {
             _ => None,
         };
         let lacks = family.is_some_and(|family| !sysctl::has(family));
-        let errno = if lacks { Errno::EAFNOSUPPORT } else { Errno::OK };
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
         if let Some(change) = text.change(&action).filter(|_| !lacks) {
@@ -70,13 +69,13 @@ impl Daemon {
         }
         match action {
             Action::Nexthop { token, .. } | Action::Route { token, .. } | Action::Rule { token, .. } => {
-                self.engine.handle_event(Event::Acked { token, errno }, now);
+                self.engine.handle_event(Event::Acked { token, errno: Errno::OK }, now);
             }
             Action::IgnoreLinkdown { device, family } => {
-                self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
+                self.engine.handle_event(Event::SysctlWritten { device, family, errno: Errno::OK }, now);
             }
             Action::SpreadFlows { family } => {
-                let device = IfName::NONE;
+                let (device, errno) = (IfName::NONE, Errno::OK);
                 self.engine.handle_event(Event::SysctlWritten { device, family, errno }, now);
             }
             Action::AskResilient { .. } => return self.send(&action, now),
