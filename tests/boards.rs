@@ -121,7 +121,10 @@ fn tables(text: &str) -> Vec<(String, Vec<(String, String)>)> {
             let value = value.trim();
             let well = matches!(value, "true" | "false")
                 || [("\"", "\""), ("[", "]")].iter().any(|(a, z)| {
-                    value.len() >= 2 && value.starts_with(a) && value.ends_with(z) && value.matches('"').count() % 2 == 0
+                    value.len() >= 2
+                        && value.starts_with(a)
+                        && value.ends_with(z)
+                        && value.matches('"').count() % 2 == 0
                 });
             assert!(well, "no value of TOML: {line}");
             let (_, keys) = found.last_mut().expect("a key before any table");

@@ -177,7 +177,7 @@ impl Reader {
             "1" | "on" | "true" | "yes" | "enabled" => Some(true),
             "0" | "off" | "false" | "no" | "disabled" => Some(false),
             other => {
-                self.error(section, Some(value), format!("'{}' is neither 0 nor 1", other.escape_default()));
+                self.refuse(section, value, &other, "is neither 0 nor 1");
                 None
             }
         }
@@ -205,9 +205,7 @@ impl Reader {
         let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
-            let shown = text.escape_default();
-            let problem = format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
-            self.error(section, Some(value), problem);
+            self.refuse(section, value, &text, "is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
         }
         millis.map(Duration::from_millis)
     }
@@ -229,6 +227,11 @@ impl Reader {
         parsed
     }
 
+    /// An error about a word of the file's: `'WORD' is no number`.
+    fn refuse(&mut self, section: &Section, value: &Value, word: &str, what: &str) {
+        self.error(section, Some(value), format!("'{}' {what}", word.escape_default()));
+    }
+
     fn unknown(&mut self, section: &Section, value: &Value) {
         self.warn(section, Some(value), "unknown option, left out");
     }
@@ -245,9 +248,7 @@ impl Reader {
                     match u32::from_str_radix(text, 16).ok().filter(|m| m.count_ones() >= 3) {
                         Some(mask) => self.config.globals.mark_mask = mask,
                         None => {
-                            let shown = value.value.escape_default().to_string();
-                            let problem = format!("'{shown}' is no hexadecimal mask of at least 3 bits");
-                            self.error(section, Some(value), problem);
+                            self.refuse(section, value, &value.value, "is no hexadecimal mask of at least 3 bits");
                         }
                     }
                 }
@@ -338,10 +339,12 @@ impl Reader {
                 "never" => *flush = nothing,
                 "all" => flush.all = true,
                 other => {
-                    let shown = other.escape_default().to_string();
-                    let message =
-                        format!("'{shown}' is none of ifup, ifdown, connected, disconnected, always, never, all");
-                    self.error(section, Some(value), message);
+                    self.refuse(
+                        section,
+                        value,
+                        &other,
+                        "is none of ifup, ifdown, connected, disconnected, always, never, all",
+                    );
                 }
             }
         }

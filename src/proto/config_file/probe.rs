@@ -269,7 +269,7 @@ impl Reader {
                         self.warn(section, Some(value), format!("'{addr}' is left out: two are enough"));
                     }
                 }
-                Err(_) => self.error(section, Some(value), format!("'{}' is no address", word.escape_default())),
+                Err(_) => self.refuse(section, value, &word, "is no address"),
             }
         }
     }
@@ -286,8 +286,7 @@ impl Reader {
         let good = root || text.split('.').all(plain) && !number;
         let word = Word::try_from(text).ok().filter(|_| good);
         if word.is_none() {
-            let shown = value.value.escape_default().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no address and no name of at most 63 letters"));
+            self.refuse(section, value, &value.value, "is no address and no name of at most 63 letters");
         }
         word
     }

@@ -227,9 +227,7 @@ impl Reader {
         // 0 is any, as with iptables.
         let number = || value.value.parse::<u8>().ok().map(|n| (n != 0).then_some(n));
         known.or_else(number).unwrap_or_else(|| {
-            let shown = value.value.escape_default().to_string();
-            let message = format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …");
-            self.error(section, Some(value), message);
+            self.refuse(section, value, &value.value, "is no protocol: want a number or all, tcp, udp, icmp, esp, …");
             None
         })
     }
@@ -241,8 +239,7 @@ impl Reader {
             Prefix::new(addr, len)
         });
         if parsed.is_none() {
-            let shown = word.escape_default().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
+            self.refuse(section, value, &word, "is no address and no ADDRESS/LENGTH");
         }
         parsed
     }
@@ -260,9 +257,7 @@ impl Reader {
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
                 None => {
-                    let shown = word.escape_default().to_string();
-                    let message = format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST");
-                    self.error(section, Some(value), message);
+                    self.refuse(section, value, &word, "is no port and no range FIRST:LAST or FIRST-LAST");
                 }
             }
         }
@@ -279,8 +274,7 @@ impl Reader {
             }
         }
         if !whole || parts.next().is_some() {
-            let shown = value.value.escape_default().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no hardware address like 02:00:5e:00:53:01"));
+            self.refuse(section, value, &value.value, "is no hardware address like 02:00:5e:00:53:01");
             return None;
         }
         Some(Mac(bytes))
