@@ -177,7 +177,7 @@ impl Reader {
             "1" | "on" | "true" | "yes" | "enabled" => Some(true),
             "0" | "off" | "false" | "no" | "disabled" => Some(false),
             other => {
-                self.refuse(section, value, &other, "is neither 0 nor 1");
+                self.refuse(section, value, other, "is neither 0 nor 1");
                 None
             }
         }
@@ -205,7 +205,7 @@ impl Reader {
         let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
-            self.refuse(section, value, &text, "is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
+            self.refuse(section, value, text, "is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
         }
         millis.map(Duration::from_millis)
     }
@@ -342,7 +342,7 @@ impl Reader {
                     self.refuse(
                         section,
                         value,
-                        &other,
+                        other,
                         "is none of ifup, ifdown, connected, disconnected, always, never, all",
                     );
                 }

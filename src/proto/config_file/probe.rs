@@ -269,7 +269,7 @@ impl Reader {
                         self.warn(section, Some(value), format!("'{addr}' is left out: two are enough"));
                     }
                 }
-                Err(_) => self.refuse(section, value, &word, "is no address"),
+                Err(_) => self.refuse(section, value, word, "is no address"),
             }
         }
     }

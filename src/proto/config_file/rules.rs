@@ -239,7 +239,7 @@ impl Reader {
             Prefix::new(addr, len)
         });
         if parsed.is_none() {
-            self.refuse(section, value, &word, "is no address and no ADDRESS/LENGTH");
+            self.refuse(section, value, word, "is no address and no ADDRESS/LENGTH");
         }
         parsed
     }
@@ -257,7 +257,7 @@ impl Reader {
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
                 None => {
-                    self.refuse(section, value, &word, "is no port and no range FIRST:LAST or FIRST-LAST");
+                    self.refuse(section, value, word, "is no port and no range FIRST:LAST or FIRST-LAST");
                 }
             }
         }
