@@ -108,3 +108,67 @@ fn base_and_limits_name_the_same_keys() {
     let text = build::load(&idle, "base").expect_err("nothing uses idle");
     assert!(text.ends_with("base.toml:2: nothing in src/limits.rs uses 'idle'"), "{text}");
 }
+
+/// A small TOML reader: tables of keys with their values as they stand. cross reads more, but nothing more is there.
+fn tables(text: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    for line in text.lines().map(|line| line.split('#').next().unwrap_or("").trim()).filter(|line| !line.is_empty()) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            assert!(found.iter().all(|(other, _)| other != name), "[{name}] is there twice");
+            found.push((name.to_owned(), Vec::new()));
+        } else {
+            let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("no TOML: {line}"));
+            let value = value.trim();
+            let well = matches!(value, "true" | "false")
+                || [("\"", "\""), ("[", "]")].iter().any(|(a, z)| {
+                    value.len() >= 2
+                        && value.starts_with(a)
+                        && value.ends_with(z)
+                        && value.matches('"').count() % 2 == 0
+                });
+            assert!(well, "no value of TOML: {line}");
+            let (_, keys) = found.last_mut().expect("a key before any table");
+            keys.push((key.trim().to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn cross_is_told_to_build_the_standard_library_for_mips_and_nothing_that_it_does_not_know() {
+    // cross-rs 0.2.5, docs/config_file.md. build-std is true or false there, never a list.
+    let known = ["xargo", "build-std", "pre-build", "dockerfile", "image", "runner"];
+    let file = tables(&std::fs::read_to_string("cross.toml").expect("it is there"));
+    for (table, keys) in &file {
+        assert!(table.starts_with("target."), "[{table}]");
+        for (key, value) in keys {
+            assert!(known.contains(&key.as_str()), "{table}: cross knows no {key}");
+            assert!(key != "build-std" || matches!(value.as_str(), "true" | "false"), "{table}: {key} = {value}");
+        }
+    }
+    let cargo = tables(&std::fs::read_to_string(".cargo/config.toml").expect("it is there"));
+    for triple in ["mipsel-unknown-linux-musl", "mips-unknown-linux-musl"] {
+        let name = format!("target.{triple}");
+        let of = |file: &[(String, Vec<(String, String)>)], key: &str| {
+            let (_, keys) = file.iter().find(|(table, _)| *table == name)?;
+            keys.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
+        };
+        assert_eq!(of(&file, "build-std").as_deref(), Some("true"), "{triple}");
+        // cross runs cargo in this folder, so cargo's own file has the flag without which no timer fires.
+        assert_eq!(of(&cargo, "rustflags").as_deref(), Some("[\"--cfg=fix_y2038\"]"), "{triple}");
+    }
+}
+
+#[test]
+fn every_flag_of_a_release_is_for_machines_that_there_are() {
+    let machines = ["all", "mips", "mipsel", "arm", "aarch64", "x86_64"];
+    let text = std::fs::read_to_string("board/release.flags").expect("it is there");
+    let mut count = 0;
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert!(words.len() == 2 && words[1].starts_with('-'), "{line}");
+        assert!(words[0].split(',').all(|machine| machines.contains(&machine)), "{line}");
+        count += 1;
+    }
+    assert!(count > 10, "{count} flags");
+}

@@ -115,11 +115,10 @@ fn the_loop_waits_with_our_own_means() {
 #[test]
 fn only_two_files_start_a_program_and_not_on_the_way_to_a_switch() {
     for folder in ["src/engine", "src/proto", "src/sim", "src/sys"] {
-        forbid(
-            folder,
-            &["process::Command", "Command::new", "libc::fork", "posix_spawn"],
-            &["sys/nft.rs", "sys/bind.rs"],
-        );
+        let system = ["process::Command", "Command::new", "libc::fork", "libc::posix_spawn", "libc::exec"];
+        forbid(folder, &system, &["sys/process.rs"]);
+        let ours = ["process::spawn(", "become_program("];
+        forbid(folder, &ours, &["sys/nft.rs", "sys/bind.rs", "sys/process.rs"]);
     }
 }
 

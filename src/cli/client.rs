@@ -1,6 +1,6 @@
 //! Subcommands that ask a running daemon: what is asked, and how the answer is shown.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::proto::control::{Item, Request, repeat};
 use crate::proto::report::Sink as _;
 use crate::proto::report::json::Json;
 use crate::sys::client::ask;
+use crate::sys::console;
 use crate::sys::terminal;
 
 /// What the words say besides the command.
@@ -31,8 +32,10 @@ fn told(error: io::Error) -> String {
 fn look() -> Look {
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
-    let unicode = locale.to_ascii_uppercase().contains("UTF-8") || locale.to_ascii_uppercase().contains("UTF8");
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let unicode = ["UTF-8", "UTF8"]
+        .iter()
+        .any(|name| locale.as_bytes().windows(name.len()).any(|part| part.eq_ignore_ascii_case(name.as_bytes())));
+    let colour = console::output().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     Look { colour, unicode }
 }
 
@@ -50,13 +53,8 @@ fn folded(text: String) -> String {
     }
 }
 
-/// Prints, and does not mind a reader that has seen enough.
 fn print(text: &str) -> Outcome {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(told(error)),
-        _ => Ok(()),
-    }
+    console::print(format_args!("{text}")).map_err(told)
 }
 
 impl Client<'_> {
@@ -101,7 +99,7 @@ impl Client<'_> {
             if !watch {
                 return print(&text);
             }
-            let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            let clear = if console::output().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
             print(&format!("{clear}{text}"))?;
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -122,7 +120,7 @@ impl Client<'_> {
             let known: Vec<&str> = uplinks.iter().map(|(n, _)| n.as_str()).collect();
             return Err(format!(
                 "'{}' is no uplink and no address; uplinks are {}",
-                name.escape_debug(),
+                name.escape_default(),
                 known.join(", ")
             ));
         };

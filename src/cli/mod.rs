@@ -25,11 +25,13 @@ use crate::proto::describe::Style;
 use crate::proto::uci::SIZE_MAX;
 use crate::sys::bind;
 use crate::sys::clock::Clock;
+use crate::sys::console::{self, say};
 use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids};
+use crate::sys::file::read_at_most;
+use crate::sys::last_words;
 use crate::sys::log::{self as logger, Sink};
 use crate::sys::monitor;
 use crate::sys::signal::Signals;
-use crate::sys::store::read_at_most;
 use crate::sys::wait;
 use crate::types::FwMark;
 
@@ -118,17 +120,34 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
     Ok(words)
 }
 
+/// What is wrong with a word. lexopt's own texts go through `Debug`, which release builds leave out.
+fn wrong_word(error: &lexopt::Error) -> String {
+    match error {
+        lexopt::Error::MissingValue { option: Some(option) } => format!("missing argument for option '{option}'"),
+        lexopt::Error::MissingValue { option: None } => "missing argument".to_owned(),
+        lexopt::Error::UnexpectedOption(option) => format!("invalid option '{option}'"),
+        lexopt::Error::UnexpectedArgument(word) => format!("unexpected argument '{}'", word.display()),
+        lexopt::Error::UnexpectedValue { option, value } => {
+            format!("unexpected argument for option '{option}': '{}'", value.display())
+        }
+        lexopt::Error::ParsingFailed { value, error } => format!("cannot parse argument '{value}': {error}"),
+        lexopt::Error::NonUnicodeValue(word) => format!("argument is invalid unicode: '{}'", word.display()),
+        lexopt::Error::Custom(error) => error.to_string(),
+    }
+}
+
 /// Does what the words after the program's name say.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = match read_words(words) {
         Ok(words) => words,
         Err(error) => {
-            eprintln!("linkwatch: {error}; see linkwatch --help");
+            eprintln!("linkwatch: {}; see linkwatch --help", wrong_word(&error));
             return ExitCode::from(2);
         }
     };
     let sink = if words.syslog { Sink::Syslog } else { Sink::Stderr };
     logger::start(sink, words.verbosity);
+    last_words::promise();
     let result = match words.command.as_str() {
         "run" => run(&words),
         "check" => check(&words),
@@ -141,7 +160,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(())
         }
         "--help" => {
-            print!("{}", words::help());
+            say(format_args!("{}", words::help()));
             Ok(())
         }
         command if words::COMMANDS.iter().any(|c| c.name == command) || command == "names" => ask(&words),
@@ -174,7 +193,7 @@ fn ask(words: &Words) -> Result<(), String> {
         ("events", []) => client.events(words.since, words.follow),
         ("graph", [uplink]) => client.graph(uplink),
         ("metrics", []) => {
-            print!("{}", metrics::metrics(&client.status_tree()?));
+            say(format_args!("{}", metrics::metrics(&client.status_tree()?)));
             Ok(())
         }
         ("up", [uplink]) => client.hold(uplink, Hold::Up),
@@ -192,18 +211,18 @@ fn ask(words: &Words) -> Result<(), String> {
             let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
             let millis = millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))?;
             client.simple(&Request::Reload { confirm_ms: Some(millis) })?;
-            println!("applied; 'linkwatch confirm' within {time} keeps it");
+            say(format_args!("applied; 'linkwatch confirm' within {time} keeps it\n"));
             Ok(())
         }
         ("confirm", []) => client.simple(&Request::Confirm),
         ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
         ("names", [of]) => client.names(of),
         ("completion", []) => {
-            print!("{}", words::completion());
+            say(format_args!("{}", words::completion()));
             Ok(())
         }
         ("man", []) => {
-            print!("{}", words::manual());
+            say(format_args!("{}", words::manual()));
             Ok(())
         }
         (command, _) => {
@@ -225,9 +244,9 @@ fn use_uplink(words: &Words) -> Result<(), String> {
 }
 
 fn version() {
-    println!("linkwatch {} board {}", env!("CARGO_PKG_VERSION"), limits::BOARD);
-    println!(
-        "limits: {} uplinks, {} policies, {} rules, {} addresses per uplink; {} routes, {} ip rules, {} nexthops",
+    say(format_args!("linkwatch {} board {}\n", env!("CARGO_PKG_VERSION"), limits::BOARD));
+    say(format_args!(
+        "limits: {} uplinks, {} policies, {} rules, {} addresses per uplink; {} routes, {} ip rules, {} nexthops\n",
         limits::UPLINKS,
         limits::POLICIES,
         limits::POLICY_RULES,
@@ -235,8 +254,8 @@ fn version() {
         limits::ROUTES,
         limits::RULES,
         limits::NEXTHOPS
-    );
-    println!("engine: {} bytes of at most {}", size_of::<Engine>(), limits::ENGINE_BYTES);
+    ));
+    say(format_args!("engine: {} bytes of at most {}\n", size_of::<Engine>(), limits::ENGINE_BYTES));
 }
 
 fn config_path(words: &Words) -> PathBuf {
@@ -285,25 +304,23 @@ fn run(words: &Words) -> Result<(), String> {
     let options = Options { ubus: words.ubus.clone(), ..options(words) };
     let mut daemon = Daemon::open(&config, options).map_err(|error| error.to_string())?;
     let mut read = || reading(words);
-    // One thread; what else will run beside the loop (the control socket, ubus) becomes a task of the same executor.
-    let executor = smol::LocalExecutor::new();
     let main = async {
         daemon.check_privileges().await?;
         daemon.open_control()?;
         daemon.run(signals, &mut read).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
-    wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
+    wait::block_on(main).map_err(|error: std::io::Error| error.to_string())
 }
 
 fn check(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
-    println!(
-        "{}: fine, {} uplinks, {} policies",
+    say(format_args!(
+        "{}: fine, {} uplinks, {} policies\n",
         config_path(words).display(),
         config.uplinks.len(),
         config.policies.len()
-    );
+    ));
     Ok(())
 }
 
@@ -312,7 +329,7 @@ fn plan(words: &Words) -> Result<(), String> {
     let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
     let changes = wait::block_on(daemon.plan()).map_err(|error| error.to_string())?;
     for change in changes {
-        println!("{change}");
+        say(format_args!("{change}\n"));
     }
     Ok(())
 }
@@ -328,7 +345,7 @@ fn flush(words: &Words) -> Result<(), String> {
 
 fn monitor(words: &Words) -> Result<(), String> {
     let style = if words.json { Style::Json } else { Style::Text };
-    let result = wait::block_on(monitor::monitor(style, &mut std::io::stdout().lock()));
+    let result = wait::block_on(monitor::monitor(style, &mut *console::output()));
     match result {
         // Whoever read us has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -73,7 +73,7 @@ pub fn destination(client: &Client<'_>, dst: IpAddr, details: &Details) -> Resul
 
 fn mark(text: Option<&str>) -> Result<Option<u32>, String> {
     let Some(text) = text else { return Ok(None) };
-    let digits = text.trim_start_matches("0x");
+    let digits = text.strip_prefix("0x").unwrap_or(text);
     let radix = if digits.len() < text.len() { 16 } else { 10 };
     u32::from_str_radix(digits, radix).map(Some).map_err(|_| format!("'{text}' is no mark: want 0x100"))
 }

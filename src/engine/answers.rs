@@ -104,7 +104,10 @@ impl Engine {
         self.counters.vanished = self.counters.vanished.saturating_add(vanished);
         if let (true, Some(since)) = (self.sync.is_clean(), self.missing_since) {
             self.missing_since = None;
-            log::debug!("everything read again {} us after notifications were lost", now.since(since).as_micros());
+            log::debug!(
+                "everything read again {} us after notifications were lost",
+                crate::time::micros(now.since(since))
+            );
         }
         if !self.sync.synced && self.sync.is_clean() {
             self.sync.synced = true;
@@ -133,7 +136,7 @@ impl Engine {
                 self.sync.give_up(dump);
             }
             _ if errno == Errno::EBUSY => self.reopen_requests(),
-            _ => log::warn!("dump of {dump:?} refused: {errno}"),
+            _ => log::warn!("dump of {} refused: {errno}", words(dump)),
         }
     }
 
@@ -228,5 +231,16 @@ impl Engine {
         if self.counters.full.is_power_of_two() {
             self.notices.push(Notice::Full { table, capacity });
         }
+    }
+}
+
+fn words(dump: Dump) -> &'static str {
+    match dump {
+        Dump::Links => "links",
+        Dump::Addresses => "addresses",
+        Dump::MainDefaults(_) => "default routes",
+        Dump::Nexthops => "nexthops",
+        Dump::OwnRoutes(_) => "routes",
+        Dump::Rules => "rules",
     }
 }

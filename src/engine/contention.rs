@@ -1,6 +1,6 @@
 //! Decides how long to wait before an object that somebody took away is put back.
 
-use crate::time::Duration;
+use crate::time::{Duration, micros};
 
 /// Longest wait after a refusal or in a fight.
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ impl Contention {
             *self = Self::default();
         }
         // One loss is forgiven for each half second of peace.
-        let forgiven = u8::try_from(peace.as_millis() / 500).unwrap_or(u8::MAX);
+        let forgiven = u8::try_from(micros(peace) / 500_000).unwrap_or(u8::MAX);
         self.losses = self.losses.saturating_sub(forgiven).saturating_add(1);
         if self.losses <= 8 {
             return Duration::ZERO;

@@ -51,7 +51,7 @@ impl Damping {
         let passed = time::micros(now.since(self.at));
         let Ok(halvings) = u32::try_from(passed / half_life) else { return 0 };
         let halved = self.penalty.checked_shr(halvings).unwrap_or(0);
-        let step = (u128::from(passed % half_life) * 16 / u128::from(half_life)) as usize;
+        let step = ((passed % half_life).saturating_mul(16) / half_life) as usize;
         let factor = DECAY.get(step).copied().unwrap_or(32768);
         ((u64::from(halved) * u64::from(factor)) >> 16) as u32
     }

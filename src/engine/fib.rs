@@ -136,14 +136,15 @@ pub enum Answer<T> {
 
 /// All objects of one kind; at most `N`, further ones are refused by name ([`Full`]).
 #[derive(Debug)]
+#[repr(C)]
 pub struct Table<T, const N: usize> {
-    entries: Vec<Entry<T>, N>,
-    /// Something may be due.
-    busy: bool,
     /// When the next retry is due, if nothing is before.
     next: Option<Instant>,
     flights: u16,
+    /// Something may be due.
+    busy: bool,
     pub(super) overflowed: bool,
+    entries: Vec<Entry<T>, N>,
 }
 
 /// The table had no place for an object.

@@ -363,7 +363,7 @@ impl Engine {
             Stage::Wanted { at, .. } => Some(at),
             _ => None,
         };
-        [stage, hold].into_iter().flatten().min()
+        Instant::first(&[stage, hold])
     }
 
     pub(super) fn flows_settled(&self) -> bool {

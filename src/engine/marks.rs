@@ -43,6 +43,7 @@ impl Meaning {
 }
 
 /// The highest value of the mask's bits.
+#[inline(never)]
 fn top(config: &Config) -> u32 {
     let bits = config.globals.mark_mask.count_ones().min(16);
     (1 << bits) - 1

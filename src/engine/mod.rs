@@ -66,45 +66,49 @@ const SAVE_AFTER: Duration = Duration::from_secs(1);
 const OVERRUN_TELL: Duration = Duration::from_secs(10);
 
 /// The engine. One value, owned by one loop.
+///
+/// Small things lie first and large tables last: a MIPS machine reaches the first 32 KB in one instruction and what is
+/// beyond in four.
+#[repr(C)]
 pub struct Engine {
-    config: Config,
-    uplinks: Vec<Uplink, { limits::UPLINKS }>,
-    ways: Vec<[Way; 2], { limits::POLICIES }>,
-    nexthops: Table<NexthopSpec, { limits::NEXTHOPS }>,
-    routes: Table<RouteSpec, { limits::ROUTES }>,
-    rules: Table<RuleSpec, { limits::RULES }>,
     sync: Sync,
-    notices: Notices,
-    /// Families and nexthop objects that this kernel was seen not to have.
-    missing_families: [bool; 2],
-    missing_nexthops: bool,
-    resilient: Support,
-    flows: Flows,
+    /// The last time that was told.
+    now: Instant,
+    /// When the event being handled came in: what a switch is measured from.
+    event_at: Instant,
     /// Until when the kernel may hold link events back, and when the links are asked next.
     window_until: Instant,
     ask_at: Option<Instant>,
     last_ask: Instant,
-    next_token: u32,
-    /// When the event being handled came in: what a switch is measured from.
-    event_at: Instant,
-    reopen: bool,
     save_at: Option<Instant>,
     /// When to look for objects of ours that did not fit into a table.
     look_again: Option<Instant>,
-    overruns: u32,
     overrun_told: Option<Instant>,
     /// Since when notifications are missing that no dump has made good yet.
     missing_since: Option<Instant>,
     /// When the next probe is due; `None`: to be found out.
     probe_at: Option<Instant>,
-    /// The member that an operator prefers, by policy.
-    preferred: Vec<Option<UplinkSlot>, { limits::POLICIES }>,
+    overruns: u32,
+    next_token: u32,
+    /// Families and nexthop objects that this kernel was seen not to have.
+    missing_families: [bool; 2],
+    missing_nexthops: bool,
+    resilient: Support,
+    reopen: bool,
     /// Targets whose failure waits for somebody's word.
     doubts: u8,
-    failover_times: FailoverTimes,
-    /// The last time that was told.
-    now: Instant,
     counters: Counters,
+    failover_times: FailoverTimes,
+    /// The member that an operator prefers, by policy.
+    preferred: Vec<Option<UplinkSlot>, { limits::POLICIES }>,
+    flows: Flows,
+    ways: Vec<[Way; 2], { limits::POLICIES }>,
+    notices: Notices,
+    config: Config,
+    uplinks: Vec<Uplink, { limits::UPLINKS }>,
+    nexthops: Table<NexthopSpec, { limits::NEXTHOPS }>,
+    rules: Table<RuleSpec, { limits::RULES }>,
+    routes: Table<RouteSpec, { limits::ROUTES }>,
 }
 
 const _: () = assert!(size_of::<Engine>() <= limits::ENGINE_BYTES, "the board's promise of memory is broken");
@@ -474,11 +478,10 @@ impl Engine {
     /// When [`Engine::handle_timeout`] is to be called if nothing else happens before; `None`: never.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let oldest = [self.nexthops.oldest_flight(), self.routes.oldest_flight(), self.rules.oldest_flight()];
-        let flights = oldest.into_iter().flatten().min().map(|since| since.after(REQUEST_TIMEOUT));
+        let flights = Instant::first(&oldest).map(|since| since.after(REQUEST_TIMEOUT));
         let retries = [self.nexthops.next(), self.routes.next(), self.rules.next()];
-        let mut next =
-            [flights, self.sync.next(), self.ask_at, self.save_at, self.look_again].into_iter().flatten().min();
-        let mut sooner = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
+        let mut next = Instant::first(&[flights, self.sync.next(), self.ask_at, self.save_at, self.look_again]);
+        let mut sooner = |at: Option<Instant>| next = Instant::first(&[next, at]);
         if self.sync.synced {
             retries.into_iter().for_each(&mut sooner);
             for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {

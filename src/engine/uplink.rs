@@ -19,7 +19,7 @@ use super::object::Hop;
 use super::probe::Probing;
 use crate::config::UplinkConfig;
 use crate::limits;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, micros};
 use crate::types::{Family, IfIndex, Prefix};
 
 /// How long before the end of a hold-down the gateway is resolved: an entry left FAILED by the outage would cost up to
@@ -471,7 +471,7 @@ impl Leg {
             State::Degraded => self.clean_since.map(|since| since.after(hold_down)),
             _ => None,
         };
-        [waits, self.resolve_at].into_iter().flatten().min()
+        Instant::first(&[waits, self.resolve_at])
     }
 
     /// The gateway is to be resolved, but the link does not send yet: whether to wait for that. The question would be
@@ -488,7 +488,7 @@ impl Leg {
     pub(super) fn resolved(&mut self, hold_down: Duration, now: Instant) {
         let again = self
             .hold_until(hold_down)
-            .map(|until| Instant::from_micros(until.micros().saturating_sub(RESOLVE_AHEAD.as_micros() as u64)));
+            .map(|until| Instant::from_micros(until.micros().saturating_sub(micros(RESOLVE_AHEAD))));
         self.resolve_at = again.filter(|again| *again > now && self.state == State::HoldDown);
     }
 }

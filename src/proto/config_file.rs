@@ -74,25 +74,26 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
         failback: Failback::default(),
     };
     reader.check_names(&sections);
-    let of = |kind: &'static str| sections.iter().filter(move |s| s.kind == kind);
-    of("globals").for_each(|s| reader.globals(s));
-    let interfaces: Vec<&Section> = of("interface").collect();
+    let of = |kind: &str| sections.iter().filter(|s| s.kind == kind).collect::<Vec<_>>();
+    let globals = of("globals");
+    globals.iter().for_each(|s| reader.globals(s));
+    let interfaces = of("interface");
     let ids = assign_ids(&interfaces, known_ids);
     for (position, (section, id)) in interfaces.iter().zip(ids).enumerate() {
         reader.interface(section, position, id);
     }
-    of("member").for_each(|s| reader.member(s));
-    of("policy").for_each(|s| reader.policy(s));
-    of("ipset").for_each(|s| reader.ipset(s));
-    of("rule").for_each(|s| reader.rule(s));
-    if of("policy").next().is_none() && of("rule").next().is_none() {
+    of("member").iter().for_each(|s| reader.member(s));
+    of("policy").iter().for_each(|s| reader.policy(s));
+    of("ipset").iter().for_each(|s| reader.ipset(s));
+    of("rule").iter().for_each(|s| reader.rule(s));
+    if !sections.iter().any(|s| matches!(s.kind.as_str(), "policy" | "rule")) {
         reader.implicit_policy();
     }
     for (section, message) in members::check(&reader.config, &sections) {
         reader.error(section, None, message);
     }
     let nowhere = Section { kind: "globals".to_owned(), ..Section::default() };
-    reader.check_marks(of("globals").next().unwrap_or(&nowhere));
+    reader.check_marks(globals.first().copied().unwrap_or(&nowhere));
     let Reader { mut outcome, config, .. } = reader;
     outcome.config = outcome.errors.is_empty().then_some(config);
     outcome
@@ -150,7 +151,7 @@ impl Reader {
         for (at, section) in sections.iter().enumerate() {
             let kind = section.kind.as_str();
             if !["globals", "interface", "member", "policy", "rule", "ipset"].contains(&kind) {
-                self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_debug()));
+                self.warn(section, None, format!("unknown section type '{}', left out", kind.escape_default()));
                 continue;
             }
             if !["globals", "rule", "ipset"].contains(&kind) && section.name.is_empty() {
@@ -176,7 +177,7 @@ impl Reader {
             "1" | "on" | "true" | "yes" | "enabled" => Some(true),
             "0" | "off" | "false" | "no" | "disabled" => Some(false),
             other => {
-                self.error(section, Some(value), format!("'{}' is neither 0 nor 1", other.escape_debug()));
+                self.refuse(section, value, other, "is neither 0 nor 1");
                 None
             }
         }
@@ -185,7 +186,7 @@ impl Reader {
     fn number(&mut self, section: &Section, value: &Value, min: u32, max: u32) -> Option<u32> {
         let number = value.value.parse().ok().filter(|n| (min..=max).contains(n));
         if number.is_none() {
-            let shown = value.value.escape_debug();
+            let shown = value.value.escape_default();
             self.error(section, Some(value), format!("'{shown}' is no number from {min} to {max}"));
         }
         number
@@ -204,12 +205,7 @@ impl Reader {
         let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
-            let shown = text.escape_debug();
-            self.error(
-                section,
-                Some(value),
-                format!("'{shown}' is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day"),
-            );
+            self.refuse(section, value, text, "is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day");
         }
         millis.map(Duration::from_millis)
     }
@@ -217,7 +213,7 @@ impl Reader {
     fn word(&mut self, section: &Section, value: &Value, allowed: &[&str]) -> Option<usize> {
         let found = allowed.iter().position(|a| *a == value.value);
         if found.is_none() {
-            let shown = value.value.escape_debug();
+            let shown = value.value.escape_default();
             self.error(section, Some(value), format!("'{shown}' is none of {}", allowed.join(", ")));
         }
         found
@@ -226,9 +222,14 @@ impl Reader {
     fn address<T: std::str::FromStr>(&mut self, section: &Section, value: &Value, what: &str) -> Option<T> {
         let parsed = value.value.parse().ok();
         if parsed.is_none() {
-            self.error(section, Some(value), format!("'{}' is no {what} address", value.value.escape_debug()));
+            self.error(section, Some(value), format!("'{}' is no {what} address", value.value.escape_default()));
         }
         parsed
+    }
+
+    /// An error about a word of the file's: `'WORD' is no number`.
+    fn refuse(&mut self, section: &Section, value: &Value, word: &str, what: &str) {
+        self.error(section, Some(value), format!("'{}' {what}", word.escape_default()));
     }
 
     fn unknown(&mut self, section: &Section, value: &Value) {
@@ -242,16 +243,12 @@ impl Reader {
         for value in &section.options {
             match value.key.as_str() {
                 "mmx_mask" => {
-                    let text = value.value.trim_start_matches("0x").trim_start_matches("0X");
+                    let text =
+                        value.value.strip_prefix("0x").or(value.value.strip_prefix("0X")).unwrap_or(&value.value);
                     match u32::from_str_radix(text, 16).ok().filter(|m| m.count_ones() >= 3) {
                         Some(mask) => self.config.globals.mark_mask = mask,
                         None => {
-                            let shown = value.value.escape_debug().to_string();
-                            self.error(
-                                section,
-                                Some(value),
-                                format!("'{shown}' is no hexadecimal mask of at least 3 bits"),
-                            );
+                            self.refuse(section, value, &value.value, "is no hexadecimal mask of at least 3 bits");
                         }
                     }
                 }
@@ -342,10 +339,12 @@ impl Reader {
                 "never" => *flush = nothing,
                 "all" => flush.all = true,
                 other => {
-                    let shown = other.escape_debug().to_string();
-                    let message =
-                        format!("'{shown}' is none of ifup, ifdown, connected, disconnected, always, never, all");
-                    self.error(section, Some(value), message);
+                    self.refuse(
+                        section,
+                        value,
+                        other,
+                        "is none of ifup, ifdown, connected, disconnected, always, never, all",
+                    );
                 }
             }
         }
@@ -510,7 +509,7 @@ impl Reader {
         }
         let known = self.config.uplinks.iter().any(|u| u.name.as_str() == member.interface);
         if !known && !self.disabled.contains(&member.interface) {
-            let shown = member.interface.escape_debug().to_string();
+            let shown = member.interface.escape_default().to_string();
             self.error(section, None, format!("interface '{shown}' is not in this file"));
         }
         self.members.push(member);
@@ -545,8 +544,7 @@ impl Reader {
                 _ => self.unknown(section, value),
             }
         }
-        // Stable: file order among equals.
-        policy.members.sort_by_key(|m| m.metric);
+        by_metric(&mut policy.members);
         if self.config.policies.push(policy).is_err() {
             self.error(section, None, format!("too many policies: this board's build holds {}", limits::POLICIES));
         }
@@ -554,11 +552,11 @@ impl Reader {
 
     fn use_member(&mut self, section: &Section, value: &Value, name: &str, policy: &mut PolicyConfig) {
         let Some(member) = self.members.iter().find(|m| m.name == name) else {
-            self.error(section, Some(value), format!("member '{}' is not in this file", name.escape_debug()));
+            self.error(section, Some(value), format!("member '{}' is not in this file", name.escape_default()));
             return;
         };
         let Some(at) = self.config.uplinks.iter().position(|u| u.name.as_str() == member.interface) else {
-            let message = format!("member '{}' is left out: its interface is disabled", name.escape_debug());
+            let message = format!("member '{}' is left out: its interface is disabled", name.escape_default());
             self.warn(section, Some(value), message);
             return;
         };
@@ -570,17 +568,15 @@ impl Reader {
 
     /// Without any policy and rule: all interfaces, lowest metric first.
     fn implicit_policy(&mut self) {
-        let mut order: Vec<usize> = (0..self.config.uplinks.len()).collect();
-        order.sort_by_key(|at| self.config.uplinks.get(*at).map(|u| u.metric));
-        let metric = |at: &usize| self.config.uplinks.get(*at).map_or(0, |u| u.metric);
-        let members = order.iter().filter_map(|at| {
-            Some(Member { uplink: UplinkSlot(u8::try_from(*at).ok()?), metric: metric(at), weight: 1 })
-        });
-        let members = members.take(limits::MEMBERS).collect();
-        let name = Name::try_from("default").unwrap_or_default();
+        let member = |(at, uplink): (usize, &UplinkConfig)| {
+            Some(Member { uplink: UplinkSlot(u8::try_from(at).ok()?), metric: uplink.metric, weight: 1 })
+        };
+        let mut members: heapless::Vec<Member, { limits::MEMBERS }> =
+            self.config.uplinks.iter().enumerate().filter_map(member).collect();
+        by_metric(&mut members);
         // Cannot fail: it is the only one.
         let _ = self.config.policies.push(PolicyConfig {
-            name,
+            name: Name::try_from("default").unwrap_or_default(),
             members,
             use_degraded: false,
             last_resort: LastResort::Default,
@@ -588,6 +584,11 @@ impl Reader {
         });
         self.config.default_policy = Some(PolicySlot(0));
     }
+}
+
+/// Stable: file order among equals.
+fn by_metric(members: &mut [Member]) {
+    members.sort_by_key(|m| m.metric);
 }
 
 fn diagnostic(section: &Section, value: Option<&Value>, message: String) -> Diagnostic {

@@ -32,7 +32,7 @@ impl Line {
         Self { style, text }
     }
 
-    fn put(&mut self, key: &str, json: impl Display, text: impl Display) {
+    fn put(&mut self, key: &str, json: &dyn Display, text: &dyn Display) {
         // Writing into a String cannot fail.
         let _ = match self.style {
             Style::Text => write!(self.text, " {key}={text}"),
@@ -45,12 +45,12 @@ impl Line {
     }
 
     fn switch(&mut self, key: &str, on: bool) {
-        self.put(key, on, if on { "on" } else { "off" });
+        self.put(key, &on, &if on { "on" } else { "off" });
     }
 
     fn string(&mut self, key: &str, value: impl Display) {
         let value = value.to_string();
-        self.put(key, Quoted(&value), value.escape_debug());
+        self.put(key, &Quoted(&value), &value.escape_default());
     }
 
     fn end(mut self) -> String {

@@ -258,6 +258,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends bytes of a fixed header.
+    #[inline(never)]
     pub fn put(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         match self.buf.get_mut(self.len..end) {

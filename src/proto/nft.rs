@@ -259,7 +259,7 @@ impl Table {
     /// The stamp that tells this table from others.
     pub fn stamp(&self) -> u32 {
         let stamps = self.sets.iter().find(|s| s.name == STAMP).and_then(|s| s.elements.split(',').next());
-        let stamp = stamps.map(|s| s.trim_start_matches("0x"));
+        let stamp = stamps.map(|s| s.strip_prefix("0x").unwrap_or(s));
         stamp.and_then(|s| u32::from_str_radix(s, 16).ok()).unwrap_or(0)
     }
 

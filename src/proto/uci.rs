@@ -52,11 +52,11 @@ impl Diagnostic {
         fmt::from_fn(move |f| {
             write!(f, "{file}:{}: ", self.line)?;
             if !self.place.is_empty() {
-                write!(f, "{}: ", self.place.escape_debug())?;
+                write!(f, "{}: ", self.place.escape_default())?;
             }
             // What was quoted from the file must not reach a terminal as it is.
             for c in self.message.chars() {
-                if c.is_control() { write!(f, "{}", c.escape_debug())? } else { write!(f, "{c}")? }
+                if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
             }
             Ok(())
         })
@@ -105,7 +105,7 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
                 None => error(line, format!("'{word}' before any 'config'")),
             },
             [first, ..] => {
-                let shown = first.escape_debug();
+                let shown = first.escape_default();
                 error(
                     line,
                     format!(

@@ -10,9 +10,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use super::file::{self, make_folder_of};
+use super::process;
 
 /// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`
 const PROG_LOAD: libc::c_long = 5;
@@ -65,7 +66,7 @@ fn bpf<T>(command: libc::c_long, attribute: &T, what: &str) -> io::Result<libc::
 
 /// Where cgroup v2 is mounted.
 fn mount() -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mounts = file::text(Path::new("/proc/mounts"))?;
     let mut lines = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
     let found = lines.find(|words| words.get(2) == Some(&"cgroup2"));
     let path = found.and_then(|words| words.get(1).map(PathBuf::from));
@@ -113,7 +114,8 @@ const fn registers(destination: u8, source: u8) -> u8 {
 /// Removes the control groups that are empty; those with commands that still run stay, bound.
 pub fn forget() {
     let Ok(ours) = mount().map(|m| m.join("linkwatch")) else { return };
-    for group in fs::read_dir(&ours).into_iter().flatten().flatten() {
+    let Ok(groups) = fs::read_dir(&ours) else { return };
+    for group in groups.flatten() {
         let _ = fs::remove_dir(group.path());
     }
     let _ = fs::remove_dir(ours);
@@ -124,7 +126,7 @@ pub fn forget() {
 /// # Errors
 /// What is missing: the device, privileges, cgroup v2, the kernel's help, the command. It never starts unbound.
 pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Result<()> {
-    let named = std::ffi::CString::new(device).map_err(io::Error::other)?;
+    let named = std::ffi::CString::new(device).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the name is a C string and lives until the call returns.
     let ifindex = unsafe { libc::if_nametoindex(named.as_ptr()) };
     if ifindex == 0 {
@@ -132,10 +134,11 @@ pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Res
     }
     let (program, words) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
     let group = mount()?.join("linkwatch").join(name);
-    fs::create_dir_all(&group).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
+    let tasks = group.join("cgroup.procs");
+    make_folder_of(&tasks).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
     bind(&group, ifindex)?;
-    fs::write(group.join("cgroup.procs"), "0")?;
-    let mut command = Command::new(program);
-    command.args(words).env("INTERFACE", name).env("DEVICE", device).env("FWMARK", format!("{mark:#x}"));
-    Err(command.exec())
+    fs::write(tasks, "0")?;
+    let mark = format!("{mark:#x}");
+    let variables = [(c"INTERFACE", name), (c"DEVICE", device), (c"FWMARK", mark.as_str())];
+    Err(process::become_program(program, words, &variables))
 }

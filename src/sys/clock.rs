@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, micros};
 
 /// A clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ impl Clock {
 
     /// What time it is.
     pub fn now(&self) -> Instant {
-        Instant::from_micros(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+        Instant::from_micros(micros(self.start.elapsed()))
     }
 
     /// Seconds since 1970 by the system's clock: for people to read, never to decide by.
@@ -47,7 +47,7 @@ impl Boot {
     /// As the kernel says it now. In a jail without `/proc` only the time is known: then any boot may be meant, unless it
     /// would have begun in the future; the state file is in tmpfs, and gone after a boot.
     pub fn read() -> Self {
-        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        let id = super::file::text("/proc/sys/kernel/random/boot_id".as_ref()).ok();
         // SAFETY: plain numbers, of which any value is valid, and a call that writes them.
         let uptime = unsafe {
             let mut info: libc::sysinfo = std::mem::zeroed();
@@ -80,7 +80,7 @@ pub fn monotonic() -> std::time::Instant {
 
 /// The wall clock, microseconds since 1970; negative before.
 pub fn wall() -> i64 {
-    let micros = |d: std::time::Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    let micros = |d| i64::try_from(micros(d)).unwrap_or(i64::MAX);
     match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
         Ok(since) => micros(since),
         Err(before) => micros(before.duration()).saturating_neg(),

@@ -6,12 +6,13 @@ mod flows;
 mod kept;
 mod plan;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+
+use heapless::LinearMap;
 
 use super::clock::{Boot, Clock};
 use super::control::Control;
@@ -128,7 +129,7 @@ pub struct Daemon {
     buf: Vec<u8>,
     changes: Vec<String>,
     /// Names of the uplinks' links, for words; older numbers go when there are too many.
-    names: BTreeMap<IfIndex, IfName>,
+    names: LinearMap<IfIndex, IfName, { 4 * limits::UPLINKS }>,
     control: Option<Control>,
     ration: Ration,
     /// The configuration to go back to unless the new one is confirmed by then.
@@ -181,7 +182,7 @@ impl Daemon {
             dump: None,
             buf: vec![0; limits::NETLINK_RX],
             changes: Vec::new(),
-            names: BTreeMap::new(),
+            names: LinearMap::new(),
             control: None,
             ration: Ration::default(),
             before: None,
@@ -241,7 +242,7 @@ impl Daemon {
             let confirm = self.before.as_ref().map(|(_, until)| *until);
             let probes = self.prober.next_timeout();
             let bus = self.bus.as_ref().and_then(Bus::poll_timeout);
-            let next = [self.engine.poll_timeout(), probes, control, confirm, bus].into_iter().flatten().min();
+            let next = Instant::first(&[self.engine.poll_timeout(), probes, control, confirm, bus]);
             if next != armed {
                 armed = next;
                 match next {
@@ -249,7 +250,7 @@ impl Daemon {
                     None => timer = Timer::never(),
                 }
             }
-            let ready = std::future::poll_fn(|cx| self.poll_ready(cx, Some(&signals), &mut timer)).await;
+            let ready = smol::future::poll_fn(|cx| self.poll_ready(cx, Some(&signals), &mut timer)).await;
             while let Some(signal) = ready.signals.then(|| signals.get_ref().next()).flatten() {
                 match signal {
                     Signal::Terminate => return self.end(),
@@ -437,10 +438,10 @@ impl Daemon {
                             && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
                         {
-                            if names.len() > 4 * limits::UPLINKS {
+                            if names.is_full() {
                                 names.clear();
                             }
-                            names.insert(link.ifindex, link.name);
+                            let _ = names.insert(link.ifindex, link.name);
                         }
                         engine.handle_event(event, now);
                     };
@@ -535,7 +536,7 @@ impl Daemon {
         let mut request = [0; REQUEST];
         let Ok(len) = self.answers.encode(action, &mut request) else {
             // Cannot happen: REQUEST holds the longest. If it did, the engine's time limit would mend it.
-            log::warn!("request too long: {action:?}");
+            log::warn!("a request was too long to be sent");
             return Ok(());
         };
         if let Action::Dump(dump) = action {

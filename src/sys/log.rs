@@ -117,7 +117,7 @@ impl Connection {
 
     fn send(&mut self, severity: Severity, line: &str) -> io::Result<()> {
         let mut datagram = Vec::with_capacity(line.len() + 40);
-        Plain.format(&mut datagram, severity, line).map_err(io::Error::other)?;
+        Plain.format(&mut datagram, severity, line).map_err(|_| io::ErrorKind::InvalidData)?;
         // A connection of before the log daemon's restart fails once; a new one is tried at once.
         for _ in 0..2 {
             if self.socket.is_none() {

@@ -7,7 +7,7 @@ const MOST: usize = 64;
 
 /// Networks without a gateway in table main, IPv4 and IPv6; what cannot be read is left out.
 pub fn connected() -> [Vec<String>; 2] {
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &str| super::file::text(path.as_ref()).unwrap_or_default();
     let mut four: Vec<String> = text("/proc/net/route").lines().filter_map(network4).take(MOST).collect();
     let mut six: Vec<String> = text("/proc/net/ipv6_route").lines().filter_map(network6).take(MOST).collect();
     [&mut four, &mut six].into_iter().for_each(|list| {
@@ -31,7 +31,16 @@ fn network4(line: &str) -> Option<String> {
 /// Columns: destination and its length, source and its length, gateway, metric, two counters, flags, device.
 fn network6(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let address = |at: usize| u128::from_str_radix(words.get(at)?, 16).ok().map(Ipv6Addr::from);
+    let part =
+        |text: &str, at: usize| u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_be_bytes);
+    let address = |at: usize| {
+        let text = words.get(at).filter(|text| text.len() == 32)?;
+        let mut bytes = [0; 16];
+        for (at, place) in bytes.chunks_exact_mut(4).enumerate() {
+            place.copy_from_slice(&part(text, at)?);
+        }
+        Some(Ipv6Addr::from(bytes))
+    };
     let length = u8::from_str_radix(words.get(1)?, 16).ok()?;
     let (target, gateway) = (address(0)?, address(4)?);
     let local = target.is_multicast() || words.last() == Some(&"lo");

@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Seek, Write};
-use std::os::fd::FromRawFd;
-use std::process::{Child, Command};
+use std::os::fd::{AsFd, FromRawFd};
 use std::task::Context;
 
+use super::process::{self, Child};
 use super::wait::Async;
 use crate::engine::action::Load;
 use crate::engine::event::NftFailure;
@@ -93,7 +93,7 @@ impl Nft {
                 Err(_) => break,
             }
         }
-        let mut running = self.running.take()?;
+        let running = self.running.take()?;
         // Its output ended, so it is ending.
         match running.child.wait() {
             Ok(status) if status.success() => {
@@ -114,8 +114,8 @@ impl Nft {
     }
 
     fn stop(&mut self) {
-        if let Some(mut old) = self.running.take() {
-            let _ = old.child.kill();
+        if let Some(old) = self.running.take() {
+            old.child.kill();
             let _ = old.child.wait();
         }
     }
@@ -132,11 +132,9 @@ fn run(text: &str) -> io::Result<(Child, Async<PipeReader>)> {
     input.write_all(text.as_bytes())?;
     input.rewind()?;
     let (reader, writer) = io::pipe()?;
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(input).stdout(writer.try_clone()?).stderr(writer);
-    let child = command.spawn()?;
-    // The command holds the last writing end of ours: the pipe ends with nft.
-    drop(command);
+    let child = process::spawn(c"nft", &[c"-f", c"-"], input.as_fd(), writer.as_fd())?;
+    // Ours is dropped here: the pipe ends with nft.
+    drop(writer);
     Ok((child, Async::new(reader)?))
 }
 

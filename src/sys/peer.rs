@@ -47,7 +47,7 @@ pub fn group_id(name: &str) -> Option<u32> {
     if let Ok(number) = name.parse() {
         return Some(number);
     }
-    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let groups = super::file::text(std::path::Path::new("/etc/group")).ok()?;
     let mut lines = groups.lines().map(|l| l.split(':'));
     lines.find_map(|mut fields| (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?)
 }

@@ -31,7 +31,7 @@ impl Resolvers {
 
     /// Writes the list if it has changed. `dead` says whether an interface's uplink carries nothing.
     pub fn update(&mut self, dead: &dyn Fn(&str) -> bool) {
-        let Some(list) = self.sources.iter().find_map(|path| fs::read_to_string(path).ok()) else { return };
+        let Some(list) = self.sources.iter().find_map(|path| super::file::text(path.as_ref()).ok()) else { return };
         let list = filter(&list, dead);
         if self.written.as_ref() == Some(&list) {
             return;

@@ -1,13 +1,14 @@
 //! The state file: what a restart keeps, in tmpfs. Unknown, damaged or foreign content is ignored with one line.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::clock::Boot;
+use super::file::{make_folder_of, read_at_most};
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
@@ -68,17 +69,6 @@ pub fn load(path: &Path) -> State {
     })
 }
 
-/// Reads a file, but not more than `most` bytes and one more, which shows that it is longer: whatever stands there, it does
-/// not take the router's memory.
-///
-/// # Errors
-/// It cannot be read.
-pub fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.
 ///
 /// # Errors
@@ -88,14 +78,13 @@ pub fn save(path: &Path, state: &State) -> io::Result<()> {
     let used = match buf.split_first_mut() {
         Some((version, rest)) => {
             *version = VERSION;
-            postcard::to_slice(state, rest).map_err(io::Error::other)?.len() + 1
+            postcard::to_slice(state, rest).map_err(|_| io::ErrorKind::InvalidData)?.len() + 1
         }
         None => 0,
     };
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let beside = path.with_extension("new");
+    make_folder_of(path)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(buf.get(..used).unwrap_or(&[]))?;
     fs::rename(&beside, path)

@@ -20,12 +20,17 @@ fn path(device: &IfName, family: Family) -> PathBuf {
     path
 }
 
+/// Whether the kernel has the family: with `ipv6.disable=1` it takes dumps of IPv6 and refuses every change.
+pub fn has(family: Family) -> bool {
+    family == Family::V4 || PathBuf::from("/proc/sys/net/ipv6").exists()
+}
+
 /// The value now.
 ///
 /// # Errors
 /// No such device, or a kernel without the family.
 pub fn read(device: &IfName, family: Family) -> io::Result<bool> {
-    Ok(fs::read(path(device, family))?.first() != Some(&b'0'))
+    Ok(super::file::read_at_most(path(device, family).as_ref(), 64)?.first() != Some(&b'0'))
 }
 
 /// Sets the value.
@@ -48,8 +53,8 @@ fn spread_path(family: Family) -> &'static str {
 /// # Errors
 /// A kernel without the family, or without shared routes.
 pub fn read_spread(family: Family) -> io::Result<u8> {
-    let text = fs::read_to_string(spread_path(family))?;
-    text.trim().parse().map_err(io::Error::other)
+    let text = super::file::text(spread_path(family).as_ref())?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Sets by what shared traffic is spread.

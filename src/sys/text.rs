@@ -269,7 +269,7 @@ fn table(number: u32) -> String {
 
 /// A duration with the unit that leaves at most four digits.
 fn short(duration: Duration) -> impl Display {
-    let micros = duration.as_micros();
+    let micros = crate::time::micros(duration);
     fmt::from_fn(move |f| match micros {
         0..10_000 => write!(f, "{micros} us"),
         10_000..10_000_000 => write!(f, "{} ms", micros / 1000),

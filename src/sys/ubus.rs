@@ -93,7 +93,7 @@ impl Bus {
 
     /// When a turn is due though nothing happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.client.poll_timeout(), self.service.poll_timeout()].into_iter().flatten().min()
+        Instant::first(&[self.client.poll_timeout(), self.service.poll_timeout()])
     }
 
     /// Reads, answers, tells and writes as much as belongs into one turn.

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""What a guest must show: checks.py FOLDER QEMU-COMMAND...
+"""What a guest must show: checks.py full|bare FOLDER QEMU-COMMAND...
 
+A full guest has IPv6, netfilter and, where Debian has it, the program nft; a bare one has none of them.
 Each check prints `ok` or `not ok`; the last line is `N passed, N failed`. The guest's console is in FOLDER/console.log.
 """
+import json
 import os
 import re
 import statistics
@@ -59,7 +61,8 @@ def micros(text):
 
 
 class Guest:
-    def __init__(self, folder, command):
+    def __init__(self, kind, folder, command):
+        self.bare = kind == 'bare'
         # virtio: its driver tells the carrier as soon as the monitor cuts it. e1000's looks every two seconds.
         self.worlds = []
         for number in (0, 1):
@@ -106,6 +109,9 @@ class Guest:
     def stop(self, signal='TERM'):
         self.run(f'kill -{signal} $(cat /tmp/pid); while [ -d /proc/$(cat /tmp/pid) ]; do usleep 50000; done; true')
 
+    def has_nft(self):
+        return self.machine.shell('which nft >/dev/null')[0] == 0
+
     def files(self):
         return {name for name in self.run('find / -xdev -type f').splitlines() if not name.startswith(('/proc', '/sys', '/tmp'))}
 
@@ -129,16 +135,22 @@ def boots(guest):
     match, _ = guest.machine.wait_for(r'guest is up: ([^,]*), (\S+) s', 240)
     guest.facts['kernel'] = match.group(1)
     guest.run(': >/tmp/nothing')
-    guest.run('for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 >$f; done')
+    if not guest.bare:
+        guest.run('for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 >$f; done')
+    year = guest.run('date +%Y').strip()
+    if year != '1970':
+        raise Failed(f'it is {year}')
     _, modules = guest.machine.shell('cat /modules/order | tr "\\n" " "')
     for number, address in ((0, '192.0.2'), (1, '198.51.100')):
         name = f'w{number}'
         guest.run(f'for d in /sys/class/net/*; do [ "$(cat $d/address)" != 02:00:00:00:00:0{number} ] || n=${{d##*/}}; done; '
                   f'ip link set $n name {name}; ip link set {name} up')
-        guest.run(f'ip addr add {address}.2/24 dev {name} && ip addr add 2001:db8:{number}::2/64 dev {name}')
+        guest.run(f'ip addr add {address}.2/24 dev {name}')
         guest.until(f'{name} has carrier', 30, lambda name=name: '1' in guest.machine.shell(f'cat /sys/class/net/{name}/carrier')[1])
         guest.run(f'ip route add default via {address}.1 dev {name} metric {number + 1}')
-        guest.run(f'ip -6 route add default via fe80::1 dev {name} metric {number + 1}')
+        if not guest.bare:
+            guest.run(f'ip addr add 2001:db8:{number}::2/64 dev {name}')
+            guest.run(f'ip -6 route add default via fe80::1 dev {name} metric {number + 1}')
     for number in (2, 3):
         guest.run(f'ip link add w{number} type dummy && ip link set w{number} up && ip addr add 10.0.{number}.2/24 dev w{number} '
                   f'&& ip route add default via 10.0.{number}.1 dev w{number} metric {number + 1}')
@@ -188,8 +200,42 @@ def takes_over(guest):
     came = len([e for e in guest.worlds[0].echoes if e[1] == FAR]) - sent
     if came != 3:
         raise Failed(f'{came} of 3 packets came by the first cable')
+    if guest.bare:
+        return 'IPv4'
     guest.run('ping -6 -c 1 -W 5 2001:db8:ffff::1')
     return 'IPv4 and IPv6'
+
+
+def status_tells(guest):
+    """status tells how each uplink is, who carries the traffic, and what this kernel lacks"""
+    def told():
+        status = json.loads(guest.run('linkwatch status --json'))
+        up = {name: uplink['up'] for name, uplink in status['uplinks'].items()}
+        # The two without a cable have addresses and routes but nobody who answers.
+        return up == {'wan': True, 'wanb': True, 'wanc': False, 'wand': False} and status
+    status = guest.until('two uplinks are up and two are not', 90, told)
+    if not 0 < status['uptime'] < 600:
+        raise Failed(f'running for {status["uptime"]} s')
+    missing = set(status['missing'])
+    screen = guest.run('linkwatch status')
+    for word in ('wan', 'wanb', 'wanc', 'wand', *missing):
+        if word not in screen:
+            raise Failed(f'{word} is not in: {screen}')
+    lacks = {'ipv6'} if guest.bare else set()
+    if missing != lacks:
+        raise Failed(f'missing: {missing}, not {lacks}')
+    return f'missing here: {", ".join(sorted(missing)) or "nothing"}'
+
+
+def flows_are_pinned(guest):
+    """nft's table is in place, and a packet carries its uplink's mark"""
+    if not guest.has_nft():
+        return 'skipped: Debian has no nft for this machine'
+    guest.until('the table is there', 60, lambda: guest.machine.shell('nft list table inet linkwatch >/dev/null')[0] == 0)
+    table = guest.run('nft list table inet linkwatch')
+    if 'ct mark set' not in table:
+        raise Failed(table)
+    return f'{len(table.splitlines())} lines'
 
 
 def plan_is_empty_when_running(guest):
@@ -267,6 +313,29 @@ def clock_steps(guest):
     guest.until('on w1', 30, lambda: guest.leaves_by() == 'w1')
     guest.machine.cable('card0', True)
     guest.until('on w0', 60, lambda: guest.leaves_by() == 'w0')
+    # Ages are counted on the clock that never steps.
+    uptime = json.loads(guest.run('linkwatch status --json'))['uptime']
+    if not 0 < uptime < 900:
+        raise Failed(f'running for {uptime} s')
+    return f'running for {uptime} s'
+
+
+def last_words(guest):
+    """a fault of its own leaves one line with its place, and the kernel's routes"""
+    before = guest.ours()
+    pid = guest.run('cat /tmp/pid').strip()
+    told = len(guest.run('cat /tmp/log/linkwatch').splitlines())
+    # Its program counter while it sleeps.
+    guest.run(f'kill -TRAP {pid}; while [ -d /proc/{pid} ]; do usleep 50000; done; true')
+    news = guest.run('cat /tmp/log/linkwatch').splitlines()[told:]
+    words = [line for line in news if re.search('stopped by a fault of its own, signal 05 at 0x[0-9a-f]+;', line)]
+    if len(words) != 1:
+        raise Failed(f'{news}')
+    if guest.ours() != before:
+        raise Failed('its end changed something')
+    guest.start()
+    guest.until('it has put everything back', 60, lambda: not guest.news())
+    return words[0].split('signal ')[1].split(';')[0]
 
 
 def memory(guest):
@@ -296,6 +365,19 @@ def read_only(guest):
     guest.start()
 
 
+def full_disk(guest):
+    """an upgrade that does not fit on the disk is refused, and the old one stays whole"""
+    size = int(guest.run('du -k /usr/sbin/linkwatch | cut -f1')) * 3 // 2
+    guest.run(f'mkdir /tmp/small && mount -t tmpfs -o size={size}k small /tmp/small')
+    guest.run('ROOT=/tmp/small package add /tmp-linkwatch.ipk && cd /tmp/small && find . -type f | xargs md5sum >/tmp/whole; cd /')
+    status, printed = guest.machine.shell('ROOT=/tmp/small package add /tmp-linkwatch.ipk 2>&1')
+    if status == 0 or 'no room' not in printed:
+        raise Failed(f'status {status}: {printed}')
+    guest.run('cd /tmp/small && md5sum -c /tmp/whole >/dev/null && test $(find . -type f | wc -l) = $(wc -l </tmp/whole); r=$?; cd /; [ $r = 0 ]')
+    guest.run('umount /tmp/small && rmdir /tmp/small')
+    return f'a disk of {size} KiB'
+
+
 def flush_removes_everything(guest):
     """flush leaves no trace"""
     guest.stop()
@@ -321,19 +403,23 @@ def package_is_removed(guest):
         raise Failed(f'{rules}')
 
 
-CHECKS = [boots, package_installs, configure, plan_changes_nothing, takes_over, plan_is_empty_when_running, carrier_cut,
-          time_to_commit, killed, clock_steps, memory, read_only, flush_removes_everything, package_is_removed]
+FULL = [boots, package_installs, configure, plan_changes_nothing, takes_over, status_tells, plan_is_empty_when_running,
+        flows_are_pinned, carrier_cut, time_to_commit, killed, clock_steps, last_words, memory, read_only, full_disk,
+        flush_removes_everything, package_is_removed]
+BARE = [boots, package_installs, configure, takes_over, status_tells, plan_is_empty_when_running, carrier_cut,
+        flush_removes_everything, package_is_removed]
 
 
 def main():
-    folder, *command = sys.argv[1:]
+    kind, folder, *command = sys.argv[1:]
+    checks = BARE if kind == 'bare' else FULL
     os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), '../..'))
     passed = failed = 0
     guest = None
-    print(f'1..{len(CHECKS)}', flush=True)
+    print(f'1..{len(checks)}', flush=True)
     try:
-        guest = Guest(folder, command)
-        for check in CHECKS:
+        guest = Guest(kind, folder, command)
+        for check in checks:
             began = time.monotonic()
             try:
                 note = check(guest)
@@ -347,7 +433,7 @@ def main():
             suffix = f' # {note}' if note else ''
             print(f'{verdict} {passed + failed} - {check.__doc__} ({time.monotonic() - began:.1f} s){suffix}', flush=True)
     except Dead as problem:
-        failed += len(CHECKS) - passed - failed
+        failed += len(checks) - passed - failed
         print(f'Bail out! {problem}')
     finally:
         if guest:

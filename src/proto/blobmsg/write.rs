@@ -29,6 +29,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Bytes as they are: a message's header.
+    #[inline(never)]
     pub fn put(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         match self.buf.get_mut(self.len..end) {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::{Reader, Section, Value};
 use crate::config::probe::{Host, Method, ProbeConfig, Quality, Target, Word};
 use crate::limits;
-use crate::time::Duration;
+use crate::time::{Duration, micros};
 use crate::types::{Family, Permille};
 
 /// The shortest interval and timeout.
@@ -269,7 +269,7 @@ impl Reader {
                         self.warn(section, Some(value), format!("'{addr}' is left out: two are enough"));
                     }
                 }
-                Err(_) => self.error(section, Some(value), format!("'{}' is no address", word.escape_debug())),
+                Err(_) => self.refuse(section, value, word, "is no address"),
             }
         }
     }
@@ -286,8 +286,7 @@ impl Reader {
         let good = root || text.split('.').all(plain) && !number;
         let word = Word::try_from(text).ok().filter(|_| good);
         if word.is_none() {
-            let shown = value.value.escape_debug().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no address and no name of at most 63 letters"));
+            self.refuse(section, value, &value.value, "is no address and no name of at most 63 letters");
         }
         word
     }
@@ -310,7 +309,7 @@ impl Reader {
         let text = value.value.strip_suffix("ms").unwrap_or(&value.value);
         let millis = Value { value: format!("{text}ms"), ..value.clone() };
         let time = self.duration(section, if text.ends_with('s') { value } else { &millis })?;
-        u32::try_from(time.as_micros()).ok().or_else(|| {
+        u32::try_from(micros(time)).ok().or_else(|| {
             self.error(section, Some(value), "longer than an hour");
             None
         })

@@ -102,11 +102,11 @@ impl Reader {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         // Ours have two dots in their names.
-        let ours = name.contains("..") || name == "stamp" || name == "strays";
+        let ours = name.as_bytes().windows(2).any(|two| two == b"..") || name == "stamp" || name == "strays";
         let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
         let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
         else {
-            let shown = name.escape_debug().to_string();
+            let shown = name.escape_default().to_string();
             self.error(
                 section,
                 value,
@@ -207,7 +207,7 @@ impl Reader {
             Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
                 Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
                 None => {
-                    let shown = name.escape_debug().to_string();
+                    let shown = name.escape_default().to_string();
                     self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
                 }
             },
@@ -235,9 +235,7 @@ impl Reader {
         // 0 is any, as with iptables.
         let number = || value.value.parse::<u8>().ok().map(|n| (n != 0).then_some(n));
         known.or_else(number).unwrap_or_else(|| {
-            let shown = value.value.escape_debug().to_string();
-            let message = format!("'{shown}' is no protocol: want a number or all, tcp, udp, icmp, esp, …");
-            self.error(section, Some(value), message);
+            self.refuse(section, value, &value.value, "is no protocol: want a number or all, tcp, udp, icmp, esp, …");
             None
         })
     }
@@ -249,8 +247,7 @@ impl Reader {
             Prefix::new(addr, len)
         });
         if parsed.is_none() {
-            let shown = word.escape_debug().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no address and no ADDRESS/LENGTH"));
+            self.refuse(section, value, word, "is no address and no ADDRESS/LENGTH");
         }
         parsed
     }
@@ -268,9 +265,7 @@ impl Reader {
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
                 None => {
-                    let shown = word.escape_debug().to_string();
-                    let message = format!("'{shown}' is no port and no range FIRST:LAST or FIRST-LAST");
-                    self.error(section, Some(value), message);
+                    self.refuse(section, value, word, "is no port and no range FIRST:LAST or FIRST-LAST");
                 }
             }
         }
@@ -287,8 +282,7 @@ impl Reader {
             }
         }
         if !whole || parts.next().is_some() {
-            let shown = value.value.escape_debug().to_string();
-            self.error(section, Some(value), format!("'{shown}' is no hardware address like 02:00:5e:00:53:01"));
+            self.refuse(section, value, &value.value, "is no hardware address like 02:00:5e:00:53:01");
             return None;
         }
         Some(Mac(bytes))

@@ -18,7 +18,7 @@ use crate::engine::probe::{Reach, Track};
 use crate::engine::uplink::{Leg, Uplink};
 use crate::engine::{Engine, Hold, State, layout};
 use crate::limits;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, micros};
 use crate::types::{Family, PolicySlot};
 
 /// Takes a report, field by field. Names are empty within arrays.
@@ -192,7 +192,7 @@ fn track_fields(track: &Track, now: Instant, out: &mut dyn Sink) {
     out.number("rtt_min_us", optional(report.range.map(|r| r.0)));
     out.number("rtt_max_us", optional(report.range.map(|r| r.1)));
     out.number("jitter_us", optional(report.jitter));
-    let last = track.last_good.map(|good| now.since(good).as_millis());
+    let last = track.last_good.map(|good| micros(now.since(good)) / 1000);
     out.number("last_answer_ms", last.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX)));
 }
 

@@ -128,6 +128,7 @@ fn address(body: &Bytes<'_>) -> Result<Option<AddressInfo>, Malformed> {
     Ok(Some(AddressInfo { ifindex, addr, prefix_len, usable }))
 }
 
+#[inline(never)]
 fn ip(family: Family, value: &Bytes<'_>, what: &'static str) -> Result<IpAddr, Malformed> {
     let have = value.bytes.len();
     let short = |want| Malformed { what, at: value.at, have, want };

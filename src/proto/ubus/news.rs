@@ -97,5 +97,5 @@ fn policy_name(config: &Config, slot: PolicySlot) -> &str {
 }
 
 fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(crate::time::micros(duration)).unwrap_or(i64::MAX)
 }

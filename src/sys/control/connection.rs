@@ -340,7 +340,7 @@ fn find_policy(engine: &Engine, name: &str) -> Result<PolicySlot, String> {
 /// A name that does not exist, and the nearest that does.
 pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let nearest = known.map(|k| (distance(name, k), k)).min().filter(|(far, k)| *far <= k.len().max(name.len()) / 2);
-    let shown: String = name.chars().take(40).collect::<String>().escape_debug().to_string();
+    let shown: String = name.chars().take(40).collect::<String>().escape_default().to_string();
     match nearest {
         Some((_, near)) => format!("no {what} '{shown}'; did you mean '{near}'?"),
         None => format!("no {what} '{shown}'"),

@@ -16,6 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::Context;
 
+use super::file::make_folder_of;
 use super::journal::Journal;
 use super::peer;
 use super::wait::Async;
@@ -62,9 +63,7 @@ impl Control {
     /// # Errors
     /// The path cannot be used, or another daemon listens there.
     pub fn listen(path: &Path, group: Option<u32>) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
+        make_folder_of(path)?;
         match fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));

@@ -25,7 +25,7 @@ impl Daemon {
             }
             let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
             timer.set_at(self.clock.deadline(next));
-            let ready = std::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
+            let ready = smol::future::poll_fn(|cx| self.poll_ready(cx, None, &mut timer)).await;
             self.read_all()?;
             if ready.nft {
                 self.read_nft()?;
@@ -45,9 +45,17 @@ impl Daemon {
     }
 
     pub(super) fn pretend(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
+        // A kernel without IPv6 takes none of it; the daemon notices when it is refused.
+        let family = match &action {
+            Action::Route { route, .. } => Some(route.family),
+            Action::Rule { rule, .. } => Some(rule.family),
+            Action::IgnoreLinkdown { family, .. } | Action::SpreadFlows { family } => Some(*family),
+            _ => None,
+        };
+        let lacks = family.is_some_and(|family| !sysctl::has(family));
         let names = &self.names;
         let text = Text { config: self.engine.config(), link_name: &|i| names.get(&i).map(IfName::to_string) };
-        if let Some(change) = text.change(&action) {
+        if let Some(change) = text.change(&action).filter(|_| !lacks) {
             let already = match action {
                 Action::IgnoreLinkdown { device, family } => sysctl::read(&device, family).unwrap_or(false),
                 Action::SpreadFlows { family } => sysctl::read_spread(family).is_ok_and(|policy| policy != 0),

@@ -121,7 +121,7 @@ impl Prober {
 
     /// When [`Prober::on_timeout`] is to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.connections.next_timeout(), self.resolver.next_timeout()].into_iter().flatten().min()
+        Instant::first(&[self.connections.next_timeout(), self.resolver.next_timeout()])
     }
 
     /// Forgets connections that took too long, and asks the next resolver.

@@ -95,9 +95,7 @@ impl Logical {
 
     /// What an uplink's interface is like, as if set up now.
     pub fn interface(&self, config: &Config, slot: UplinkSlot, now: Instant) -> Option<Interface> {
-        let mut all: Vec<&Known> = self.of(config, slot).collect();
-        all.sort_by_key(|k| !k.interface.up);
-        all.first().map(|best| best.as_now(now))
+        self.of(config, slot).min_by_key(|k| !k.interface.up).map(|best| best.as_now(now))
     }
 
     /// What the interface of this name is like, as if set up now.
@@ -112,9 +110,7 @@ impl Logical {
 
     /// The device of an uplink whose device nobody has named.
     pub fn device(&self, config: &Config, slot: UplinkSlot) -> Option<IfName> {
-        let mut all: Vec<&Known> = self.of(config, slot).collect();
-        all.sort_by_key(|k| !k.interface.up);
-        all.iter().find_map(|k| k.device)
+        self.of(config, slot).filter(|k| k.device.is_some()).min_by_key(|k| !k.interface.up)?.device
     }
 
     /// Puts into a configuration what netifd knows: devices, and gateways that are in no table of main's. `remembered`

@@ -145,7 +145,7 @@ impl Service {
 
     /// When a turn is due though nothing happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.look_at, self.resolvers_at, self.recovery.poll_timeout()].into_iter().flatten().min()
+        Instant::first(&[self.look_at, self.resolvers_at, self.recovery.poll_timeout()])
     }
 
     fn wish(&mut self, wish: Wish) -> bool {

@@ -1,0 +1,32 @@
+//! Standard output, written at once: nobody needs a buffer of lines who has the whole text.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::FromRawFd;
+
+/// Standard output as a file that is not closed.
+pub fn output() -> ManuallyDrop<File> {
+    // SAFETY: descriptor 1 is open from the start, or a write to it fails; it is never closed here.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(1) })
+}
+
+/// Prints, and does not mind a reader that has seen enough.
+///
+/// # Errors
+/// The text cannot be written.
+pub fn print(text: fmt::Arguments<'_>) -> io::Result<()> {
+    let written = match text.as_str() {
+        Some(text) => output().write_all(text.as_bytes()),
+        None => output().write_all(text.to_string().as_bytes()),
+    };
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// Prints; that the text cannot be written is said on standard error.
+pub fn say(text: fmt::Arguments<'_>) {
+    if let Err(error) = print(text) {
+        eprintln!("linkwatch: standard output: {error}");
+    }
+}
