@@ -4,6 +4,7 @@
 
 mod client;
 mod metrics;
+pub mod replay;
 pub mod show;
 pub mod tree;
 mod why;
@@ -49,6 +50,8 @@ struct Words {
     confirm: Option<String>,
     /// Of a packet that `why` is asked about.
     details: Details,
+    size: u32,
+    show: replay::Show,
     /// What follows the command.
     args: Vec<String>,
     /// The command that 'use' runs.
@@ -72,6 +75,8 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         since: 0,
         confirm: None,
         details: Details::default(),
+        size: crate::sys::trace::SIZE,
+        show: replay::Show::default(),
         args: Vec::new(),
         run: Vec::new(),
     };
@@ -103,6 +108,9 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Long("proto") => words.details.proto = Some(parser.value()?.string()?),
             Long("port") => words.details.port = Some(parser.value()?.parse()?),
             Long("sport") => words.details.sport = Some(parser.value()?.parse()?),
+            Long("size") => words.size = parser.value()?.parse()?,
+            Long("all") => words.show.all = true,
+            Long("to") => words.show.to = Some(parser.value()?.parse()?),
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
@@ -136,6 +144,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         "flush" => flush(&words),
         "monitor" => monitor(&words),
         "use" => use_uplink(&words),
+        "replay" => replay_file(&words),
         "--version" => {
             version();
             Ok(())
@@ -196,6 +205,13 @@ fn ask(words: &Words) -> Result<(), String> {
             Ok(())
         }
         ("confirm", []) => client.simple(&Request::Confirm),
+        ("trace", ["start", file]) => {
+            // The daemon lives elsewhere.
+            let path = std::path::absolute(file).map_err(|error| format!("{file}: {error}"))?;
+            let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
+            client.simple(&Request::Trace { path: Some(path), size: words.size })
+        }
+        ("trace", ["stop"]) => client.simple(&Request::Trace { path: None, size: 0 }),
         ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
         ("names", [of]) => client.names(of),
         ("completion", []) => {
@@ -211,6 +227,17 @@ fn ask(words: &Words) -> Result<(), String> {
             Err(format!("want: linkwatch {command} {takes}"))
         }
     }
+}
+
+fn replay_file(words: &Words) -> Result<(), String> {
+    let [file] = words.args.as_slice() else {
+        return Err("want: linkwatch replay FILE".to_owned());
+    };
+    // The other command that has a --from means an address by it.
+    let from = words.details.from.as_ref().map(|text| text.parse().map_err(|_| format!("--from {text}: want seconds")));
+    let show = replay::Show { json: words.json, from: from.transpose()?, ..words.show };
+    // What differs was said.
+    if replay::file(Path::new(file), show)? { Ok(()) } else { Err(String::new()) }
 }
 
 /// Returns only if it fails.

@@ -17,6 +17,7 @@ mod probes;
 mod repair;
 mod shell;
 mod state;
+mod trace;
 
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
         repair::CASES,
         shell::CASES,
         state::CASES,
+        trace::CASES,
     ]
     .concat();
     let chosen: Vec<&Case> =
