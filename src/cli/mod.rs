@@ -4,6 +4,7 @@
 
 mod client;
 mod metrics;
+#[cfg(not(lean))]
 pub mod replay;
 pub mod show;
 pub mod tree;
@@ -51,7 +52,10 @@ struct Words {
     /// Of a packet that `why` is asked about.
     details: Details,
     size: u32,
-    show: replay::Show,
+    /// Of a run: probes and wake-ups too.
+    all: bool,
+    /// Of a run: seconds since its beginning.
+    to: Option<u64>,
     /// What follows the command.
     args: Vec<String>,
     /// The command that 'use' runs.
@@ -76,7 +80,8 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         confirm: None,
         details: Details::default(),
         size: crate::sys::trace::SIZE,
-        show: replay::Show::default(),
+        all: false,
+        to: None,
         args: Vec::new(),
         run: Vec::new(),
     };
@@ -109,8 +114,8 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Long("port") => words.details.port = Some(parser.value()?.parse()?),
             Long("sport") => words.details.sport = Some(parser.value()?.parse()?),
             Long("size") => words.size = parser.value()?.parse()?,
-            Long("all") => words.show.all = true,
-            Long("to") => words.show.to = Some(parser.value()?.parse()?),
+            Long("all") => words.all = true,
+            Long("to") => words.to = Some(parser.value()?.parse()?),
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
@@ -207,7 +212,8 @@ fn ask(words: &Words) -> Result<(), String> {
         ("confirm", []) => client.simple(&Request::Confirm),
         ("trace", ["start", file]) => {
             // The daemon lives elsewhere.
-            let path = std::path::absolute(file).map_err(|error| format!("{file}: {error}"))?;
+            let path =
+                std::env::current_dir().map(|here| here.join(file)).map_err(|error| format!("{file}: {error}"))?;
             let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
             client.simple(&Request::Trace { path: Some(path), size: words.size })
         }
@@ -229,15 +235,22 @@ fn ask(words: &Words) -> Result<(), String> {
     }
 }
 
+#[cfg(not(lean))]
 fn replay_file(words: &Words) -> Result<(), String> {
     let [file] = words.args.as_slice() else {
         return Err("want: linkwatch replay FILE".to_owned());
     };
     // The other command that has a --from means an address by it.
     let from = words.details.from.as_ref().map(|text| text.parse().map_err(|_| format!("--from {text}: want seconds")));
-    let show = replay::Show { json: words.json, from: from.transpose()?, ..words.show };
+    let show = replay::Show { json: words.json, all: words.all, from: from.transpose()?, to: words.to };
     // What differs was said.
     if replay::file(Path::new(file), show)? { Ok(()) } else { Err(String::new()) }
+}
+
+#[cfg(lean)]
+fn replay_file(_: &Words) -> Result<(), String> {
+    let board = limits::BOARD;
+    Err(format!("this build has no 'replay': use one made elsewhere with LINKWATCH_BOARD={board} cargo build"))
 }
 
 /// Returns only if it fails.

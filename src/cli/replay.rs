@@ -8,10 +8,10 @@ use std::path::Path;
 
 use crate::engine::event::{DumpOutcome, LinkSource, MainDefault, NftFailure, ProbeOutcome};
 use crate::engine::{Action, Command, Engine, Event, Hold};
-use crate::limits;
 use crate::proto::report::Sink;
 use crate::proto::report::json::Json;
 use crate::proto::trace::Step;
+use crate::proto::trace::pack::Pack;
 use crate::proto::trace::replay::{Line, Summary, replay};
 use crate::sys::clock;
 use crate::sys::store::read_at_most;
@@ -185,9 +185,7 @@ fn at(step: &Step<'_>) -> Option<Instant> {
 }
 
 fn hex(action: Option<&Action>) -> String {
-    let mut room = [0; 64 + 16 * limits::GROUP];
-    let used = action.and_then(|action| postcard::to_slice(action, &mut room).ok());
-    used.iter().flat_map(|bytes| bytes.iter()).fold(" =".to_owned(), |mut text, byte| {
+    action.iter().flat_map(|action| Pack::of(*action)).fold(" =".to_owned(), |mut text, byte| {
         let _ = write!(text, " {byte:02x}");
         text
     })

@@ -163,7 +163,7 @@ impl World {
     /// Begins to record the running daemon.
     pub fn record(&mut self) {
         self.stop_recording();
-        self.recorder = self.engine.as_ref().and_then(|e| Writer::new(e, 0).ok()).map(Box::new);
+        self.recorder = self.engine.as_ref().map(|e| Box::new(Writer::new(e, 0)));
     }
 
     /// Ends the recording, if there is one: it is the last of [`World::recorded`].
@@ -190,8 +190,8 @@ impl World {
         self.config = config;
         if let Some(engine) = &mut self.engine {
             let recorder = self.recorder.as_mut();
-            let told = recorder.map_or(Ok(self.now), |recorder| recorder.config(&self.config, self.now));
-            engine.reconfigure(&self.config, told.unwrap_or(self.now));
+            let now = recorder.map_or(self.now, |recorder| recorder.config(&self.config, self.now));
+            engine.reconfigure(&self.config, now);
         }
         self.drain();
     }

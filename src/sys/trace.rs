@@ -83,11 +83,8 @@ impl Recorder {
     /// [`Engine::reconfigure`]
     pub fn reconfigure(&mut self, config: &Config, now: Instant) {
         self.drained = false;
-        let told = self.run.as_mut().map_or(Ok(now), |run| run.writer.config(config, now));
-        if let Err(error) = &told {
-            self.give_up(&error.to_string());
-        }
-        self.engine.reconfigure(config, told.unwrap_or(now));
+        let now = self.run.as_mut().map_or(now, |run| run.writer.config(config, now));
+        self.engine.reconfigure(config, now);
     }
 
     /// [`Engine::poll_action`]
@@ -126,7 +123,7 @@ impl Recorder {
         }
         // Never over anything, and never through a link: the path is a client's.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let writer = Writer::new(&self.engine, wall).map_err(io::Error::other)?;
+        let writer = Writer::new(&self.engine, wall);
         let limit = usize::try_from(size).unwrap_or(usize::MAX);
         let at = self.engine.now();
         let path = path.to_owned();

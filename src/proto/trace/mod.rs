@@ -10,6 +10,7 @@
 
 pub mod coder;
 pub mod model;
+pub mod pack;
 pub mod replay;
 
 use core::fmt;
@@ -24,7 +25,8 @@ use crate::limits;
 use crate::time::Instant;
 use crate::types::IfIndex;
 use coder::{Decoder, Encoder};
-use model::{Collect, Kind, Model, PART};
+use model::{Kind, Model, PART};
+use pack::Pack;
 
 /// The first bytes of a file.
 pub const MAGIC: [u8; 4] = *b"LWTR";
@@ -173,24 +175,21 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a run with the engine as it is; the head and the first frames are in the buffer then.
-    ///
-    /// # Errors
-    /// The engine cannot be written, which never happens.
-    pub fn new(engine: &Engine, wall: i64) -> postcard::Result<Self> {
+    pub fn new(engine: &Engine, wall: i64) -> Self {
         let now = engine.now();
         let program = String::try_from(env!("CARGO_PKG_VERSION")).unwrap_or_default();
         let board = String::try_from(limits::BOARD).unwrap_or_default();
         let numbers = LIMITS.iter().map(|(_, n)| u32::try_from(*n).unwrap_or(u32::MAX)).collect();
         let head = Head { program, board, wall, began: now, limits: numbers };
-        let head = postcard::serialize_with_flavor(&head, Collect(Vec::new()))?;
+        let head = Pack::of(&head);
         let mut out = Vec::with_capacity(4 * FRAME);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, u8::try_from(head.len()).unwrap_or(u8::MAX)]);
         out.extend_from_slice(&head);
         let mut new = Self { model: Model::new(now), frame: out.len(), encoder: Encoder::new(out), open: false };
-        let state = postcard::serialize_with_flavor(engine, Collect(Vec::new()))?;
+        let state = Pack::of(engine);
         new.long(Kind::State, &state, now);
-        Ok(new)
+        new
     }
 
     /// Something longer than a frame: parts of it, the last one shorter than the others.
@@ -218,12 +217,9 @@ impl Writer {
     }
 
     /// The engine gets another configuration.
-    ///
-    /// # Errors
-    /// It cannot be written, which never happens.
-    pub fn config(&mut self, config: &Config, now: Instant) -> postcard::Result<Instant> {
-        let bytes = postcard::serialize_with_flavor(config, Collect(Vec::new()))?;
-        Ok(self.long(Kind::Config, &bytes, now))
+    pub fn config(&mut self, config: &Config, now: Instant) -> Instant {
+        let bytes = Pack::of(config);
+        self.long(Kind::Config, &bytes, now)
     }
 
     /// A datagram that was not from the kernel.

@@ -10,9 +10,8 @@
 //! megabyte. [`Model`] rounds, and says what it made of a time; the engine is told that and nothing else, so that what is
 //! recorded is what the engine knew. Times of all other events stay as they are, unless they would be before the last.
 
-use postcard::ser_flavors::Flavor;
-
 use super::coder::{Bit, Coder, Number, tree};
+use super::pack::Pack;
 use crate::engine::action::ProbeRequest;
 use crate::engine::event::{ProbeId, ProbeOutcome};
 use crate::limits;
@@ -135,8 +134,9 @@ pub struct Model {
     lasts: Vec<Last>,
     /// What was coded last was long.
     alone: bool,
-    /// The bytes that were read last.
+    /// The bytes that were read last; room for those to be written.
     read: Vec<u8>,
+    pack: Pack,
     /// By uplink and target; those beyond the highest in use are not there.
     tracks: Vec<Option<Track>>,
     counted: Vec<Counted>,
@@ -188,6 +188,7 @@ impl Model {
             lasts: vec![Last { len: 0, bytes: [0; PLACES] }; SLOTS],
             alone: false,
             read: Vec::new(),
+            pack: Pack(Vec::with_capacity(64 + 16 * limits::GROUP)),
             tracks: Vec::with_capacity(limits::UPLINKS * limits::TARGETS),
             counted: Vec::with_capacity(limits::UPLINKS),
         }
@@ -422,9 +423,12 @@ impl Model {
         T: serde::Serialize + serde::de::DeserializeOwned + Copy,
     {
         if !C::READS {
-            let mut room = [0; 64 + 16 * limits::GROUP];
-            let used = postcard::to_slice(value?, &mut room).ok()?;
-            self.bytes(c, kind, used)?;
+            let mut pack = std::mem::take(&mut self.pack);
+            pack.0.clear();
+            let _ = value?.serialize(&mut pack);
+            let done = self.bytes(c, kind, &pack.0);
+            self.pack = pack;
+            done?;
             return value.copied();
         }
         self.bytes(c, kind, &[])?;
@@ -491,20 +495,4 @@ fn byte_of<C: Coder>(c: &mut C, models: &mut [Bit], context: u32, byte: u8) -> u
         node = node << 1 | u32::from(c.bit(model, byte >> at & 1 != 0));
     }
     node as u8
-}
-
-/// Collects what postcard writes.
-pub struct Collect(pub Vec<u8>);
-
-impl Flavor for Collect {
-    type Output = Vec<u8>;
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<Vec<u8>> {
-        Ok(self.0)
-    }
 }

@@ -1,6 +1,7 @@
 //! A recorded run lived through again: the engine of this program gets what that one got, at the same times, and must wish
 //! for the same.
 
+use super::pack::Pack;
 use super::{Ending, Error, Head, Reader, Step};
 use crate::config::Config;
 use crate::engine::{Action, Engine};
@@ -46,10 +47,8 @@ struct Digest(u64);
 
 impl Digest {
     fn add(&mut self, action: &Action, at: Instant) {
-        let mut room = [0; 64 + 16 * limits::GROUP];
-        let used = postcard::to_slice(&(at, action), &mut room).map_or(&[][..], |used| used);
-        for byte in used {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        for byte in Pack::of(&(at, action)) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
 }
