@@ -20,11 +20,13 @@ pub trait Coder {
 pub struct Bit {
     fast: u16,
     slow: u16,
+    /// Bits seen, as far as it matters.
+    seen: u8,
 }
 
 impl Default for Bit {
     fn default() -> Self {
-        Self { fast: 0x8000, slow: 0x8000 }
+        Self { fast: 0x8000, slow: 0x8000, seen: 0 }
     }
 }
 
@@ -35,7 +37,10 @@ impl Bit {
     }
 
     fn learn(&mut self, bit: bool) {
-        for (place, rate) in [(&mut self.fast, 4), (&mut self.slow, 7)] {
+        // The first ones count as much as a mean of so few allows: what never changes is soon believed.
+        let rate = u8::BITS - (self.seen + 1).leading_zeros();
+        self.seen = (self.seen + 1).min(126);
+        for (place, rate) in [(&mut self.fast, rate.min(4)), (&mut self.slow, rate.min(7))] {
             if bit {
                 *place -= *place >> rate;
             } else {

@@ -19,7 +19,7 @@ use heapless::{String, Vec as Table};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::engine::event::ProbeOutcome;
+use crate::engine::event::{LinkSource, ProbeOutcome};
 use crate::engine::{Action, Engine, Event};
 use crate::limits;
 use crate::time::Instant;
@@ -252,6 +252,13 @@ impl Writer {
                 let [received, sent] = counters.map_or([received, sent], |(_, counters)| counters);
                 (Event::Traffic { ifindex, received, sent }, told)
             }
+            // An answer to our own question has no time of its own.
+            Event::Link { source: LinkSource::Answered, .. } => {
+                self.step(Kind::Link);
+                let told = self.model.round_time(&mut self.encoder, now, true);
+                let _ = self.model.value(&mut self.encoder, Kind::Event, Some(&event));
+                (event, told)
+            }
             event => {
                 self.step(Kind::Event);
                 let told = self.model.exact_time(&mut self.encoder, now);
@@ -461,6 +468,10 @@ impl<'a> Reader<'a> {
             Kind::Event => {
                 let now = model.exact_time(c, any);
                 Step::Event(model.value(c, kind, None)?, now)
+            }
+            Kind::Link => {
+                let now = model.round_time(c, any, true);
+                Step::Event(model.value(c, Kind::Event, None)?, now)
             }
             Kind::Action => {
                 let now = model.round_time(c, any, false);

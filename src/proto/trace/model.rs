@@ -60,10 +60,12 @@ pub enum Kind {
     Probe,
     /// No more wishes.
     Done,
+    /// A link as it was asked for.
+    Link,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::End,
         Self::State,
         Self::Config,
@@ -75,6 +77,7 @@ impl Kind {
         Self::Action,
         Self::Probe,
         Self::Done,
+        Self::Link,
     ];
 
     fn of(number: u32) -> Option<Self> {
