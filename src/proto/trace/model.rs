@@ -25,7 +25,7 @@ pub const LONG: usize = 1 << 22;
 pub const PART: usize = 16_384;
 /// What is due within this, in microseconds, is due now.
 const NEAR: u64 = 500;
-/// A probe that is out by more begins another rhythm.
+/// A probe that is out by more is late; the second in a row begins another rhythm.
 const RHYTHM: u64 = 3_000;
 /// Models of bytes, as a power of two.
 const BYTES: u32 = 13;
@@ -99,6 +99,8 @@ struct Track {
     usual: u64,
     /// Its answer has not come in.
     open: bool,
+    /// The last one was out of the rhythm.
+    late: bool,
 }
 
 /// The last counters of a link, as they were and as they were told.
@@ -322,16 +324,21 @@ impl Model {
             self.tracks.resize(at + 1, None);
         }
         let slot = self.tracks.get_mut(at)?;
-        let mut track = slot.unwrap_or(Track { request: found, sent: now, due: now, period: 0, usual: 0, open: true });
-        let apart = now.saturating_sub(track.sent);
-        if track.period > 0 && apart.abs_diff(track.period) < RHYTHM {
-            // The rhythm is smoother than the wake-ups that follow it.
-            let off = (now as i64).wrapping_sub(track.due as i64) / 8;
-            track.due = track.due.wrapping_add(off as u64).wrapping_add(track.period);
+        let mut track =
+            slot.unwrap_or(Track { request: found, sent: now, due: now, period: 0, usual: 0, open: true, late: false });
+        let off = (now as i64).wrapping_sub(track.due as i64);
+        let late = off.unsigned_abs() >= RHYTHM;
+        if track.period > 0 && !(late && track.late) {
+            // The rhythm is smoother than the wake-ups that follow it, and one that is late does not change it.
+            let off = if late { 0 } else { off.clamp(-4 * GRAIN as i64, 4 * GRAIN as i64) };
+            track.due = track.due.wrapping_add(track.period).wrapping_add((off / 4) as u64);
+            track.period = track.period.saturating_add_signed(off / 16).max(1);
+            track.late = late;
         } else {
             // Configurations count in milliseconds.
-            track.period = apart.saturating_add(500) / 1000 * 1000;
+            track.period = now.saturating_sub(track.sent).saturating_add(500) / 1000 * 1000;
             track.due = now.saturating_add(track.period);
+            track.late = false;
         }
         track.sent = now;
         track.open = true;
