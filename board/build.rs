@@ -1,5 +1,6 @@
 //! Turns a board profile into constants: `LINKWATCH_BOARD` names `board/NAME.toml`, or a file. Without it a release
-//! build takes `large`, so that no small table ships by accident, and a debug build takes `host`.
+//! build takes `large`, so that no small table ships by accident, and a debug build takes `host`. `LINKWATCH_LEAN` set to
+//! anything leaves out what a router can do without: `linkwatch replay`, a tenth of the program.
 //!
 //! A profile holds lines `key = number`, `key = "word"` and comments. `base.toml` has every number; a profile says what
 //! it has otherwise, on top of the profile that it inherits. What is wrong stops the build with file and line.
@@ -32,6 +33,11 @@ fn main() {
     let usual = if env::var("PROFILE").is_ok_and(|p| p == "release") { "large" } else { "host" };
     let board = env::var("LINKWATCH_BOARD").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| usual.to_owned());
     println!("cargo::rerun-if-env-changed=LINKWATCH_BOARD");
+    println!("cargo::rerun-if-env-changed=LINKWATCH_LEAN");
+    println!("cargo::rustc-check-cfg=cfg(lean)");
+    if env::var("LINKWATCH_LEAN").is_ok_and(|lean| !lean.is_empty()) {
+        println!("cargo::rustc-cfg=lean");
+    }
     for file in ["board/build.rs", "board/base.toml", "src/limits.rs"] {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }

@@ -7,6 +7,7 @@ pub mod probe;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 pub use probe::ProbeConfig;
 
@@ -17,7 +18,7 @@ use crate::types::{
 };
 
 /// A whole configuration.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// What holds for everything.
     pub globals: Globals,
@@ -46,7 +47,7 @@ pub struct Config {
 }
 
 /// A part of a list that many share.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     /// Place of the first one.
     pub first: u16,
@@ -158,7 +159,7 @@ fn assign<T: Clone, const N: usize>(to: &mut Vec<T, N>, from: &Vec<T, N>) {
 }
 
 /// Section `globals`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Globals {
     /// The bits of fwmark and ctmark that are ours (`mmx_mask`).
     pub mark_mask: u32,
@@ -183,7 +184,7 @@ pub struct Globals {
 }
 
 /// How a resilient nexthop group spreads flows (`Documentation/networking/nexthop-group-resilient.rst`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalanceConfig {
     /// Buckets of a group: a power of two, 32 to 32768.
     pub buckets: u16,
@@ -218,7 +219,7 @@ impl Default for Globals {
 }
 
 /// Section `interface`: one uplink.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UplinkConfig {
     /// The section's name.
     pub name: Name,
@@ -249,7 +250,7 @@ pub struct UplinkConfig {
 }
 
 /// Option `flush_conntrack`: when connections are forgotten, and which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushConfig {
     /// When it goes down (`ifdown`, `disconnected`), once another uplink has taken over.
     pub down: bool,
@@ -266,7 +267,7 @@ impl Default for FlushConfig {
 }
 
 /// Option `snat6`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Snat6 {
     /// Nothing.
     #[default]
@@ -285,7 +286,7 @@ impl UplinkConfig {
 }
 
 /// Flap damping after RFC 2439: each loss adds [`DampingConfig::PENALTY`], which halves every half-life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DampingConfig {
     /// Above this the uplink is suppressed.
     pub suppress: u32,
@@ -310,7 +311,7 @@ impl Default for DampingConfig {
 }
 
 /// Section `policy` with its members.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PolicyConfig {
     /// The section's name, or `default` for the implicit one.
     pub name: Name,
@@ -325,7 +326,7 @@ pub struct PolicyConfig {
 }
 
 /// What happens when a better member of a policy returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failback {
     /// New flows take it, old ones end where they are.
     #[default]
@@ -337,7 +338,7 @@ pub enum Failback {
 }
 
 /// Section `member`: an uplink within a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Which uplink.
     pub uplink: UplinkSlot,
@@ -348,7 +349,7 @@ pub struct Member {
 }
 
 /// What a policy does when no member is usable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LastResort {
     /// ICMP "unreachable" to the sender.
     #[default]
@@ -360,7 +361,7 @@ pub enum LastResort {
 }
 
 /// Section `rule`: which new traffic takes which policy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleConfig {
     /// The section's name; may be empty.
     pub name: Name,
@@ -428,7 +429,7 @@ impl RuleConfig {
 }
 
 /// A set of addresses that rules name and others fill.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetConfig {
     /// Its name in nft, as written; the one for IPv6 of a rule for both families has a `6` behind it.
     pub name: SetName,
@@ -446,7 +447,7 @@ impl SetConfig {
 }
 
 /// What a rule does with its traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleTarget {
     /// A policy.
     Policy(PolicySlot),

@@ -30,7 +30,7 @@
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
-//! | [`proto`] | how bytes become events, and actions bytes; UCI text; `proto::report` names every field of a status, once, for JSON, ubus and the control socket |
+//! | [`proto`] | how bytes become events, and actions bytes; UCI text; `proto::report` names every field of a status, once, for JSON, ubus and the control socket; `proto::trace` records runs and lives through them again |
 //! | [`sys`] | how bytes get in and out: one main future on a single thread |
 //! | [`cli`] | words to subcommands; `main.rs` only calls it |
 //! | `sim` (feature `sim`) | a world without a kernel, for tests |
@@ -69,6 +69,8 @@
 //! - **A probe leaves by its uplink and nothing else**, and an answer counts once, for the life it was sent in. Answers
 //!   wait in the socket with the kernel's time stamp until a timer is due anyway: a probe costs one wake-up.
 //! - **Nobody is waited for.** The bus, clients, the log, nft and hooks have their turn last and bounded tables each.
+//! - **Only [`sys::trace::Recorder`] changes the engine**: what goes in and what comes out can be recorded, and replays to the
+//!   same bits on every machine.
 //! - **No name is resolved by the system, no floating point is used, nothing is written to flash.**
 
 pub mod cli;

@@ -117,11 +117,12 @@ fn config(names: [&str; 2], gateways: bool) -> Config {
 type Test = (&'static str, fn(bool));
 
 fn main() -> ExitCode {
-    let tests: [Test; 4] = [
+    let tests: [Test; 5] = [
         ("counting_counts", counting_counts),
         ("engine_and_codecs_ask_for_no_memory_from_a_link_event_to_the_switch", engine_and_codecs),
         ("probes_and_their_answers_ask_for_no_memory", probes),
-        ("the_daemons_loop_asks_for_no_memory_from_a_link_event_to_the_switch", daemons_loop),
+        ("the_daemons_loop_asks_for_no_memory_from_a_link_event_to_the_switch", |able| daemons_loop(able, false)),
+        ("neither_does_it_while_it_records", |able| daemons_loop(able, true)),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let chosen: Vec<_> = tests
@@ -257,7 +258,7 @@ fn engine_and_codecs(_: bool) {
     }
 }
 
-fn daemons_loop(able: bool) {
+fn daemons_loop(able: bool, records: bool) {
     if !able {
         println!("    skipped: no namespaces");
         return;
@@ -272,6 +273,11 @@ fn daemons_loop(able: bool) {
         // The first state file, and whatever else belongs to a start.
         let start = std::time::Instant::now();
         turn_until(&mut daemon, &state, || start.elapsed() > Duration::from_millis(1500));
+        let file = folder.at("run.lwt");
+        if records {
+            daemon.trace(&file, 1 << 20).expect("a run");
+        }
+        let begun = std::fs::metadata(&file).map_or(0, |m| m.len());
         for round in 0..10 {
             for (plugged, way) in [(false, 1), (true, 0)] {
                 let before = NOTICES.load(Ordering::Relaxed);
@@ -285,6 +291,8 @@ fn daemons_loop(able: bool) {
                 assert_eq!(calls, 0, "round {round}, plugged {plugged}");
             }
         }
+        let grown = std::fs::metadata(&file).map_or(0, |m| m.len()) - begun;
+        assert_eq!(grown > 0, records, "{grown} bytes were recorded");
     };
     lab.router.run(inside);
 }

@@ -4,6 +4,8 @@
 
 mod client;
 mod metrics;
+#[cfg(not(lean))]
+pub mod replay;
 pub mod show;
 pub mod tree;
 mod why;
@@ -51,6 +53,11 @@ struct Words {
     confirm: Option<String>,
     /// Of a packet that `why` is asked about.
     details: Details,
+    size: u32,
+    /// Of a run: probes and wake-ups too.
+    all: bool,
+    /// Of a run: seconds since its beginning.
+    to: Option<u64>,
     /// What follows the command.
     args: Vec<String>,
     /// The command that 'use' runs.
@@ -74,6 +81,9 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         since: 0,
         confirm: None,
         details: Details::default(),
+        size: crate::sys::trace::SIZE,
+        all: false,
+        to: None,
         args: Vec::new(),
         run: Vec::new(),
     };
@@ -105,6 +115,9 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
             Long("proto") => words.details.proto = Some(parser.value()?.string()?),
             Long("port") => words.details.port = Some(parser.value()?.parse()?),
             Long("sport") => words.details.sport = Some(parser.value()?.parse()?),
+            Long("size") => words.size = parser.value()?.parse()?,
+            Long("all") => words.all = true,
+            Long("to") => words.to = Some(parser.value()?.parse()?),
             Short('v') => words.verbosity = words.verbosity.saturating_add(1),
             Value(command) if words.command.is_empty() => words.command = command.string()?,
             Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
@@ -155,6 +168,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         "flush" => flush(&words),
         "monitor" => monitor(&words),
         "use" => use_uplink(&words),
+        "replay" => replay_file(&words),
         "--version" => {
             version();
             Ok(())
@@ -215,6 +229,14 @@ fn ask(words: &Words) -> Result<(), String> {
             Ok(())
         }
         ("confirm", []) => client.simple(&Request::Confirm),
+        ("trace", ["start", file]) => {
+            // The daemon lives elsewhere.
+            let path =
+                std::env::current_dir().map(|here| here.join(file)).map_err(|error| format!("{file}: {error}"))?;
+            let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
+            client.simple(&Request::Trace { path: Some(path), size: words.size })
+        }
+        ("trace", ["stop"]) => client.simple(&Request::Trace { path: None, size: 0 }),
         ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
         ("names", [of]) => client.names(of),
         ("completion", []) => {
@@ -230,6 +252,24 @@ fn ask(words: &Words) -> Result<(), String> {
             Err(format!("want: linkwatch {command} {takes}"))
         }
     }
+}
+
+#[cfg(not(lean))]
+fn replay_file(words: &Words) -> Result<(), String> {
+    let [file] = words.args.as_slice() else {
+        return Err("want: linkwatch replay FILE".to_owned());
+    };
+    // The other command that has a --from means an address by it.
+    let from = words.details.from.as_ref().map(|text| text.parse().map_err(|_| format!("--from {text}: want seconds")));
+    let show = replay::Show { json: words.json, all: words.all, from: from.transpose()?, to: words.to };
+    // What differs was said.
+    if replay::file(Path::new(file), show)? { Ok(()) } else { Err(String::new()) }
+}
+
+#[cfg(lean)]
+fn replay_file(_: &Words) -> Result<(), String> {
+    let board = limits::BOARD;
+    Err(format!("this build has no 'replay': use one made elsewhere with LINKWATCH_BOARD={board} cargo build"))
 }
 
 /// Returns only if it fails.
@@ -304,13 +344,15 @@ fn run(words: &Words) -> Result<(), String> {
     let options = Options { ubus: words.ubus.clone(), ..options(words) };
     let mut daemon = Daemon::open(&config, options).map_err(|error| error.to_string())?;
     let mut read = || reading(words);
+    // One thread; what else will run beside the loop becomes a task of the same executor.
+    let executor = smol::LocalExecutor::new();
     let main = async {
         daemon.check_privileges().await?;
         daemon.open_control()?;
         daemon.run(signals, &mut read).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
-    wait::block_on(main).map_err(|error: std::io::Error| error.to_string())
+    wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
 }
 
 fn check(words: &Words) -> Result<(), String> {

@@ -50,6 +50,16 @@ pub const COMMANDS: &[Command] = &[
     },
     Command { name: "confirm", takes: "", does: "keep what was applied" },
     Command { name: "flush-flows", takes: "UPLINK", does: "forget the connections that are pinned to an uplink" },
+    Command {
+        name: "trace",
+        takes: "start FILE [--size BYTES] | stop",
+        does: "record all that happens and is decided into a new file, at most 1 MiB unless told otherwise (root only)",
+    },
+    Command {
+        name: "replay",
+        takes: "FILE [--all] [--from SECONDS] [--to SECONDS] [--json]",
+        does: "show a recorded run, and what this program would do otherwise; 1 if anything",
+    },
     Command { name: "completion", takes: "", does: "print completions for ash and bash" },
     Command { name: "man", takes: "", does: "print the manual page" },
 ];
@@ -97,6 +107,7 @@ pub fn completion() -> String {
          \tcase $before in\n\
          \tlinkwatch) words='{}' ;;\n\
          \twhy|graph|up|down|auto|probe|flush-flows) words=$(linkwatch names uplinks 2>/dev/null) ;;\n\
+         \ttrace) words='start stop' ;;\n\
          \tswitch) words=$(linkwatch names policies 2>/dev/null) ;;\n\
          \t*) words='{}' ;;\n\
          \tesac\n\

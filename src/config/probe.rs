@@ -5,6 +5,7 @@
 use core::net::IpAddr;
 
 use heapless::{String, Vec};
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::time::Duration;
@@ -14,7 +15,7 @@ use crate::types::{Family, Permille};
 pub type Word = String<63>;
 
 /// How a target is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// ICMP or ICMPv6 echo (RFC 792, RFC 4443).
     #[default]
@@ -30,7 +31,7 @@ pub enum Method {
 }
 
 /// Who is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Host {
     /// An address.
     Addr(IpAddr),
@@ -51,7 +52,7 @@ impl core::fmt::Display for Host {
 }
 
 /// A target in one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Who is asked.
     pub host: Host,
@@ -60,7 +61,7 @@ pub struct Target {
 }
 
 /// Thresholds with hysteresis: bad at or above `failure_*`, good again at or below `recovery_*`, unchanged between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
     /// Mean round-trip time, microseconds.
     pub failure_latency: u32,
@@ -73,7 +74,7 @@ pub struct Quality {
 }
 
 /// The probing of one uplink. Without targets it is not probed: it is good while its link is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeConfig {
     /// How all targets are asked.
     pub method: Method,

@@ -2,17 +2,19 @@
 
 use core::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::ProbeId;
 use super::notice::Notice;
 use super::object::{Hop, NexthopSpec, RouteSpec, RuleSpec};
 use crate::types::{Family, FwMark, IfIndex, IfName, UplinkSlot};
 
 /// The number of a request: its netlink sequence number. Wraps; compared by equality only; never 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub u32);
 
 /// A wish.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Action {
     /// Change a nexthop; answered by [`super::Event::Acked`].
     Nexthop { token: Token, op: Op, nexthop: NexthopSpec },
@@ -60,7 +62,7 @@ pub enum Action {
 }
 
 /// How much of our nft table is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Load {
     /// What differs from the table that was written last.
     Change,
@@ -71,7 +73,7 @@ pub enum Load {
 }
 
 /// A probe to be sent. How (method, size, port, names) is in the configuration of its uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeRequest {
     /// Which one.
     pub id: ProbeId,
@@ -82,7 +84,7 @@ pub struct ProbeRequest {
 }
 
 /// How a probe leaves: nothing of it is left to the routing tables but the way beyond the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbePath {
     /// The uplink's own address.
     pub source: IpAddr,
@@ -93,7 +95,7 @@ pub struct ProbePath {
 }
 
 /// What to do with an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// `NLM_F_CREATE | NLM_F_EXCL`: only if nothing is there.
     Add,
@@ -104,7 +106,7 @@ pub enum Op {
 }
 
 /// Where would a packet go?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteQuestion {
     /// Destination.
     pub dst: IpAddr,
@@ -113,7 +115,7 @@ pub struct RouteQuestion {
 }
 
 /// A part of the kernel's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dump {
     /// All links.
     Links,

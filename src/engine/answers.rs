@@ -5,7 +5,7 @@ use super::action::{Dump, Token};
 use super::event::DumpOutcome;
 use super::fib::{Answer, Have};
 use super::flows::Support;
-use super::notice::{Notice, Object};
+use super::notice::{Notice, Object, TableName};
 use super::object::RouteTarget;
 use super::uplink::{Setting, Uplink};
 use crate::time::{Duration, Instant};
@@ -229,7 +229,7 @@ impl Engine {
         // Once per power of two: a table that is full stays so.
         self.counters.full = self.counters.full.saturating_add(1);
         if self.counters.full.is_power_of_two() {
-            self.notices.push(Notice::Full { table, capacity });
+            self.notices.push(Notice::Full { table: TableName(table), capacity });
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::time::Instant;
 use crate::types::{PolicySlot, UplinkSlot};
 
 /// What an operator wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Judge an uplink so from now on.
     Hold { uplink: UplinkSlot, hold: Hold },

@@ -1,5 +1,7 @@
 //! Decides how long to wait before an object that somebody took away is put back.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Duration, micros};
 
 /// Longest wait after a refusal or in a fight.
@@ -9,7 +11,7 @@ pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 ///
 /// A few losses are repaired at once. Eight within some seconds are a fight: then the repairs wait 1 s, 2 s, 4 s …
 /// up to 30 s, until a minute passes in peace.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Contention {
     losses: u8,
     rounds: u8,

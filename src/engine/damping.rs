@@ -4,6 +4,8 @@
 //! decayed below *reuse*. The penalty has a ceiling, so that peace always releases within `max_suppress`.
 //! Integers only: OpenWrt's MIPS has no floating point.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::DampingConfig;
 use crate::time::{self, Duration, Instant};
 
@@ -12,7 +14,7 @@ const DECAY: [u32; 16] =
     [65536, 62757, 60096, 57548, 55108, 52772, 50534, 48392, 46341, 44376, 42495, 40693, 38968, 37316, 35734, 34219];
 
 /// The flap history of one uplink.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Damping {
     penalty: u32,
     at: Instant,

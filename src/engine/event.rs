@@ -4,6 +4,8 @@
 
 use core::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::action::{Dump, Token};
 use super::command::Command;
 use super::object::{Hop, NexthopSpec, RouteSpec, RuleSpec};
@@ -11,7 +13,7 @@ use crate::time::Instant;
 use crate::types::{Errno, Family, IfIndex, IfName, UplinkSlot};
 
 /// Something that happened.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A link exists and looks like this (`RTM_NEWLINK`).
     Link { link: LinkInfo, source: LinkSource },
@@ -72,7 +74,7 @@ pub enum Event {
 }
 
 /// Why nft has not done it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NftFailure {
     /// There is no such program.
     Missing,
@@ -81,7 +83,7 @@ pub enum NftFailure {
 }
 
 /// Which probe: a place in the tables, and its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeId {
     /// The uplink.
     pub uplink: UplinkSlot,
@@ -94,7 +96,7 @@ pub struct ProbeId {
 }
 
 /// What became of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProbeOutcome {
     /// A valid answer from the target.
     Answered,
@@ -105,7 +107,7 @@ pub enum ProbeOutcome {
 }
 
 /// How somebody said no. None of these is evidence that the uplink works: they can be forged more easily than an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// An ICMP error quotes the probe (RFC 792, RFC 4443): destination unreachable.
     Unreachable,
@@ -120,7 +122,7 @@ pub enum Refusal {
 }
 
 /// The engine's view of a kernel link (`struct ifinfomsg`, `IFLA_*`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfo {
     /// `ifi_index`
     pub ifindex: IfIndex,
@@ -155,7 +157,7 @@ impl LinkInfo {
 }
 
 /// How we know about a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkSource {
     /// The kernel announced it by multicast.
     Announced,
@@ -166,7 +168,7 @@ pub enum LinkSource {
 }
 
 /// An address on a link (`struct ifaddrmsg`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressInfo {
     /// The link.
     pub ifindex: IfIndex,
@@ -180,7 +182,7 @@ pub struct AddressInfo {
 }
 
 /// Somebody's default route in table main.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MainDefault {
     /// Family.
     pub family: Family,
@@ -191,7 +193,7 @@ pub struct MainDefault {
 }
 
 /// A stream of notifications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Feed {
     /// The socket that hears of links only.
     Links,
@@ -202,7 +204,7 @@ pub enum Feed {
 }
 
 /// How a dump went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DumpOutcome {
     /// Whole and consistent.
     Complete,

@@ -7,6 +7,7 @@
 use core::cmp::Ordering;
 
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 use super::action::{Op, Token};
 use super::contention::{Contention, RETRY_MAX};
@@ -48,7 +49,7 @@ impl Object for NexthopSpec {
 }
 
 /// What the kernel has at an object's place, as far as we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Have {
     /// Nothing.
     Missing,
@@ -61,7 +62,7 @@ pub enum Have {
 }
 
 /// A request that has not been answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Flight {
     token: Token,
     op: Op,
@@ -73,7 +74,7 @@ struct Flight {
 }
 
 /// An object and its story.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Entry<T> {
     /// How it should look, or how it was seen when it is not wanted.
     pub spec: T,
@@ -135,7 +136,7 @@ pub enum Answer<T> {
 }
 
 /// All objects of one kind; at most `N`, further ones are refused by name ([`Full`]).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 #[repr(C)]
 pub struct Table<T, const N: usize> {
     /// When the next retry is due, if nothing is before.

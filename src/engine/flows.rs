@@ -5,6 +5,7 @@
 //! take it. nft is started when the configuration changes or its table was taken away, never for a switch.
 
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Dump, Load, Token};
 use super::event::NftFailure;
@@ -28,7 +29,7 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 const PEACE: Duration = Duration::from_secs(10);
 
 /// Whether the kernel has something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Support {
     #[default]
     Unknown,
@@ -38,7 +39,7 @@ pub(super) enum Support {
 }
 
 /// Connections of one family of an uplink that are to be forgotten.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Drop {
     #[default]
     None,
@@ -50,7 +51,7 @@ pub(super) enum Drop {
 }
 
 /// Our nft table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// Nobody has looked yet; `loaded`: nft says that it has written it.
     Unknown { loaded: bool },
@@ -72,7 +73,7 @@ enum Stage {
 }
 
 /// What is known of nft and of the flows.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Flows {
     stage: Stage,
     /// Refusals and losses in a row.

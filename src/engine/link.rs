@@ -7,6 +7,8 @@
 //! Holds one [`Watch`] per uplink; links that carry no uplink are not mirrored, so no number of them can fill anything.
 //! Sources: kernel `net/core/link_watch.c`, `linux/if_link.h`.
 
+use serde::{Deserialize, Serialize};
+
 use super::action::Token;
 use super::event::{LinkInfo, LinkSource};
 use crate::time::{Duration, Instant};
@@ -21,7 +23,7 @@ pub const ASK_EVERY: Duration = Duration::from_millis(50);
 pub const DIFFER_MAX: Duration = Duration::from_secs(8);
 
 /// What is known of one uplink's link.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Watch {
     name: IfName,
     link: Option<LinkInfo>,

@@ -27,6 +27,7 @@ mod pace;
 pub mod probe;
 mod reach;
 mod requests;
+mod row;
 mod select;
 pub mod snapshot;
 mod status;
@@ -38,6 +39,7 @@ pub mod uplink;
 mod want;
 
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 pub use action::{Action, Dump, Op, Token};
 pub use command::{Command, Hold};
@@ -65,10 +67,11 @@ const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// An overrun is told at most this often.
 const OVERRUN_TELL: Duration = Duration::from_secs(10);
 
-/// The engine. One value, owned by one loop.
+/// The engine. One value, owned by one loop. Recorded runs begin with all of it.
 ///
 /// Small things lie first and large tables last: a MIPS machine reaches the first 32 KB in one instruction and what is
 /// beyond in four.
+#[derive(Serialize, Deserialize)]
 #[repr(C)]
 pub struct Engine {
     sync: Sync,
@@ -114,7 +117,7 @@ pub struct Engine {
 const _: () = assert!(size_of::<Engine>() <= limits::ENGINE_BYTES, "the board's promise of memory is broken");
 
 /// What was counted since the start. Nothing here ever decreases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Events handled.
     pub events: u32,

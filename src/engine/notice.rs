@@ -3,6 +3,8 @@
 //! A notice holds slots, not names; whoever shows it has the configuration at hand.
 
 use heapless::Deque;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::event::{Feed, NftFailure};
 use super::object::{NexthopSpec, RouteSpec, RuleSpec};
@@ -12,7 +14,7 @@ use crate::time::Duration;
 use crate::types::{Errno, Family, IfName, PolicySlot, UplinkSet, UplinkSlot};
 
 /// Something worth telling.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Notice {
     /// An uplink changed its state; `family` is `None` when both of its families did so together.
     Uplink { uplink: UplinkSlot, family: Option<Family>, from: State, to: State, reason: Reason, flaps: u16 },
@@ -39,7 +41,7 @@ pub enum Notice {
     /// Notifications were lost and the state is being read again; `total` counts since the start.
     Overrun { feed: Feed, total: u32 },
     /// A table was too small; what did not fit goes unwatched.
-    Full { table: &'static str, capacity: usize },
+    Full { table: TableName, capacity: usize },
     /// A sysctl could not be set: without it the kernel does not fail over by itself.
     SysctlFailed { device: IfName, family: Family, errno: Errno },
     /// The kernel has no nexthop objects: routes are replaced instead.
@@ -50,8 +52,30 @@ pub enum Notice {
     NoFamily(Family),
 }
 
+/// What a table holds, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TableName(pub &'static str);
+
+impl TableName {
+    /// All that are told of. A recorded run may only name these.
+    pub const ALL: [Self; 4] = [Self("routes"), Self("rules"), Self("nexthops"), Self("addresses of an uplink")];
+}
+
+impl core::fmt::Display for TableName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TableName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = <&str>::deserialize(from)?;
+        Self::ALL.into_iter().find(|t| t.0 == name).ok_or_else(|| D::Error::custom("no such table"))
+    }
+}
+
 /// An object of ours, whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Object {
     /// A route.
     Route(RouteSpec),
@@ -62,7 +86,7 @@ pub enum Object {
 }
 
 /// The four times of a switch, as distances from the event that caused it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchTimes {
     /// Until the engine had decided.
     pub decided: Duration,
@@ -73,7 +97,7 @@ pub struct SwitchTimes {
 }
 
 /// The ring of notices: at most [`limits::NOTICES`], oldest forgotten first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Notices {
     ring: Deque<Notice, { limits::NOTICES }>,
     dropped: u32,

@@ -5,6 +5,8 @@
 
 use core::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits;
 use crate::types::{Family, FwMark, IfIndex, IfName, PortRange, Prefix};
 
@@ -15,7 +17,7 @@ pub const PROTOCOL: u8 = 76;
 pub const TABLE_MAIN: u32 = 254;
 
 /// A default route of ours (`struct rtmsg` with destination length 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// Family; part of the identity.
     pub family: Family,
@@ -28,7 +30,7 @@ pub struct RouteSpec {
 }
 
 /// Where a route leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RouteTarget {
     /// Out of a device, by a gateway or straight on to the link.
     Via(Hop),
@@ -41,7 +43,7 @@ pub enum RouteTarget {
 }
 
 /// A gateway on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hop {
     /// `None` on point-to-point links: the device alone is the way.
     pub gateway: Option<IpAddr>,
@@ -52,7 +54,7 @@ pub struct Hop {
 }
 
 /// An ip rule of ours (`struct fib_rule_hdr`); all of it is its identity, since rules have no key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RuleSpec {
     /// Family.
     pub family: Family,
@@ -65,7 +67,7 @@ pub struct RuleSpec {
 }
 
 /// Which packets a rule is about; an empty one means all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Selector {
     /// `FRA_SRC`
     pub src: Option<Prefix>,
@@ -86,7 +88,7 @@ pub struct Selector {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RuleAction {
     /// `FR_ACT_TO_TBL`; routes with a prefix not longer than `suppress` are passed over
     /// (`FRA_SUPPRESS_PREFIXLEN`).
@@ -98,7 +100,7 @@ pub enum RuleAction {
 }
 
 /// A nexthop object of ours (`linux/nexthop.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NexthopSpec {
     /// `NHA_ID`; the identity.
     pub id: u32,
@@ -107,7 +109,7 @@ pub struct NexthopSpec {
 }
 
 /// A leaf, or a group of leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NexthopBody {
     /// One way out.
     Leaf { family: Family, hop: Hop },
@@ -116,16 +118,17 @@ pub enum NexthopBody {
 }
 
 /// The members of a nexthop group: at most [`limits::GROUP`], further ones are refused by [`Group::push`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Group {
     /// How it picks a member.
     pub kind: GroupKind,
     len: u8,
+    #[serde(with = "super::row")]
     members: [GroupMember; limits::GROUP],
 }
 
 /// How a group picks a member for a packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GroupKind {
     /// By the flow's hash alone (`NEXTHOP_GRP_TYPE_MPATH`): when the members change, flows move.
     #[default]
@@ -136,7 +139,7 @@ pub enum GroupKind {
 }
 
 /// A leaf and its share (`struct nexthop_grp`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GroupMember {
     /// The leaf's `NHA_ID`.
     pub id: u32,

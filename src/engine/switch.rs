@@ -3,6 +3,8 @@
 //! Event, decision, commit (the kernel acknowledged group and route), verification (the kernel, asked where a packet
 //! would go, names the new device). Nobody is told before.
 
+use serde::{Deserialize, Serialize};
+
 use super::action::Token;
 use super::notice::SwitchTimes;
 use crate::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use crate::types::UplinkSet;
 pub const VERIFY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The way of one policy in one family.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Way {
     /// Who carries it, as far as anyone was told; several when they share it.
     pub told: UplinkSet,
@@ -25,7 +27,7 @@ pub struct Way {
 }
 
 /// A switch under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Switch {
     event_at: Instant,
     decided_at: Instant,
@@ -92,7 +94,7 @@ impl Way {
 }
 
 /// How long switches took from the event to the commit, all since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverTimes {
     counts: [u32; BOUNDS.len()],
     /// How many there were.

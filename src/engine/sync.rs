@@ -3,6 +3,8 @@
 //! Notifications are hints. Whatever puts our picture in doubt (lost notifications, an interrupted dump, an event
 //! after which the kernel deletes in silence) marks parts dirty; they stay so until a whole dump began after the cause.
 
+use serde::{Deserialize, Serialize};
+
 use super::action::Dump;
 use super::event::DumpOutcome;
 use crate::time::{Duration, Instant};
@@ -13,7 +15,7 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(5);
 
 /// What is dirty and what is being read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Sync {
     dirty: u8,
     running: Option<Running>,
@@ -23,7 +25,7 @@ pub struct Sync {
     pub synced: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Running {
     dump: Dump,
     since: Instant,

@@ -98,7 +98,7 @@ pub enum Reason {
 }
 
 /// One family of an uplink.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Leg {
     /// What it is.
     pub state: State,
@@ -140,7 +140,7 @@ pub(super) struct Health {
 }
 
 /// One WAN.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Uplink {
     /// Its link.
     pub watch: Watch,
@@ -164,14 +164,14 @@ pub struct Uplink {
 }
 
 /// A fact, and whether the dump that is running has shown it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Seen<T> {
     fact: T,
     seen: bool,
 }
 
 /// Something to be set once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Setting {
     #[default]
     Wanted,

@@ -46,6 +46,8 @@ pub enum Request<'a> {
     FlushFlows { uplink: &'a str },
     /// Which rules of the configuration the first packet of a connection meets.
     Explain(Packet),
+    /// Record into a new file of at most so many bytes; without a path, stop.
+    Trace { path: Option<&'a str>, size: u32 },
 }
 
 impl Request<'_> {

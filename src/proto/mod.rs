@@ -15,5 +15,6 @@ mod nft_rules;
 pub mod probe;
 pub mod report;
 pub mod rtnl;
+pub mod trace;
 pub mod ubus;
 pub mod uci;

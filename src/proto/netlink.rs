@@ -330,10 +330,10 @@ mod tests {
     fn a_length_that_lies_is_named_with_its_place() {
         let mut buf = [0; 32];
         let len = Writer::new(&mut buf, 1, 0, 1).finish().expect("it fits");
-        buf[0] = 15;
+        buf[..4].copy_from_slice(&15_u32.to_ne_bytes());
         let error = messages(&buf[..len]).next().expect("one").expect_err("15 < 16");
         assert_eq!(error.to_string(), "netlink message at 0: 16 bytes, want 16");
-        buf[0] = 200;
+        buf[..4].copy_from_slice(&200_u32.to_ne_bytes());
         let error = messages(&buf[..len]).next().expect("one").expect_err("200 > 16");
         assert_eq!(error.to_string(), "netlink message at 0: 16 bytes, want 200");
     }

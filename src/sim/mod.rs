@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod chance;
+pub mod day;
 pub mod fuzz;
 pub mod fuzz_control;
 pub mod fuzz_flows;
 pub mod fuzz_probe;
+pub mod fuzz_trace;
 pub mod fuzz_ubus;
 pub mod kernel;
 pub mod model;
@@ -28,8 +30,10 @@ use crate::engine::event::{Event, ProbeOutcome};
 use crate::engine::notice::Notice;
 use crate::engine::{Command, Engine, Snapshot};
 use crate::limits;
+use crate::proto::trace::{Ending, FRAME, Writer};
 use crate::time::{Duration, Instant};
 use crate::types::{Family, IfName};
+use chance::Chance;
 use kernel::{Channel, FakeKernel};
 use paths::Paths;
 
@@ -105,6 +109,13 @@ pub struct World {
     waiting: Vec<(Instant, Event)>,
     /// Asked for, and sent once all older news are read.
     pending_dump: Option<Dump>,
+    /// Wake-ups come late by this many microseconds at most.
+    pub wobble: Option<(Chance, u64)>,
+    /// Whether each daemon's run is recorded from its start.
+    pub records: bool,
+    recorder: Option<Box<Writer>>,
+    /// What was recorded of daemons that have ended.
+    pub recorded: Vec<Vec<u8>>,
 }
 
 impl World {
@@ -128,6 +139,10 @@ impl World {
             paths: Paths::new(),
             waiting: Vec::new(),
             pending_dump: None,
+            wobble: None,
+            records: false,
+            recorder: None,
+            recorded: Vec::new(),
         }
     }
 
@@ -140,7 +155,34 @@ impl World {
             engine.restore(saved, self.now);
         }
         self.engine = Some(engine);
+        if self.records {
+            self.record();
+        }
         self.drain();
+    }
+
+    /// Begins to record the running daemon.
+    pub fn record(&mut self) {
+        self.stop_recording();
+        self.recorder = self.engine.as_ref().map(|e| Box::new(Writer::new(e, 0)));
+    }
+
+    /// Ends the recording, if there is one: it is the last of [`World::recorded`].
+    pub fn stop_recording(&mut self) {
+        if let Some(mut recorder) = self.recorder.take() {
+            recorder.finish(Ending::Stopped);
+            self.recorded.push(recorder.ready().to_vec());
+        }
+    }
+
+    /// Tells the daemon, and the recorder what it is told.
+    fn tell(&mut self, event: Event) {
+        let Some(engine) = &mut self.engine else { return };
+        let (event, now) = match &mut self.recorder {
+            None => (event, self.now),
+            Some(recorder) => recorder.event(event, self.now),
+        };
+        engine.handle_event(event, now);
     }
 
     /// Gives the running daemon another configuration.
@@ -148,21 +190,22 @@ impl World {
         self.note("> reload".into());
         self.config = config;
         if let Some(engine) = &mut self.engine {
-            engine.reconfigure(&self.config, self.now);
+            let recorder = self.recorder.as_mut();
+            let now = recorder.map_or(self.now, |recorder| recorder.config(&self.config, self.now));
+            engine.reconfigure(&self.config, now);
         }
         self.drain();
     }
 
     /// An operator says something.
     pub fn command(&mut self, command: Command) {
-        if let Some(engine) = &mut self.engine {
-            engine.handle_event(Event::Command(command), self.now);
-        }
+        self.tell(Event::Command(command));
         self.drain();
     }
 
     /// Kills the daemon; the kernel stays as it is.
     pub fn crash(&mut self) {
+        self.stop_recording();
         self.engine = None;
         self.heap.clear();
         self.waiting.clear();
@@ -192,6 +235,11 @@ impl World {
             }
             return true;
         }
+        let due = self.engine.as_ref().and_then(|e| e.poll_timeout()).is_some_and(|at| at <= self.now);
+        if let Some((chance, most)) = self.wobble.as_mut().filter(|_| due && self.steps_now == 1) {
+            let late = Duration::from_micros(chance.below(*most) / 2 + chance.below(*most) / 2);
+            self.advance_to(self.now.after(late));
+        }
         self.read_waiting();
         if self.next_delivery().is_some_and(|at| at <= self.now) {
             if let Some(delivery) = self.pop_delivery() {
@@ -201,15 +249,20 @@ impl World {
                 if matches!(delivery.event, Event::DumpEnded { .. }) {
                     self.dump_running = false;
                 }
-                if let Some(engine) = &mut self.engine {
-                    engine.handle_event(delivery.event, self.now);
-                }
+                self.tell(delivery.event);
                 self.drain();
             }
             return true;
         }
+        if let Some((chance, _)) = &mut self.wobble {
+            // Sockets are read before, and that takes its time.
+            let late = Duration::from_micros(chance.below(60));
+            self.advance_to(self.now.after(late));
+        }
         if let Some(engine) = &mut self.engine {
-            engine.handle_timeout(self.now);
+            let Some(due) = engine.poll_timeout().filter(|due| *due <= self.now) else { return true };
+            let now = self.recorder.as_mut().map_or(self.now, |recorder| recorder.timeout(due, self.now));
+            engine.handle_timeout(now);
             self.drain();
             if let Some(at) = self.engine.as_ref().and_then(|e| e.poll_timeout()).filter(|at| *at <= self.now) {
                 self.violations.push(format!("timer stays due: {} at {}", show_time(at), show_time(self.now)));
@@ -226,9 +279,7 @@ impl World {
             if self.timeline.is_some() {
                 self.note(format!("  Probes: {event:?}"));
             }
-            if let Some(engine) = &mut self.engine {
-                engine.handle_event(event, self.now);
-            }
+            self.tell(event);
             self.drain();
         }
     }
@@ -354,7 +405,19 @@ impl World {
     fn drain(&mut self) {
         for _ in 0..DRAIN {
             let Some(engine) = &mut self.engine else { return };
-            let Some(action) = engine.poll_action(self.now) else { return };
+            let action = match &mut self.recorder {
+                None => engine.poll_action(self.now),
+                Some(recorder) => {
+                    let now = recorder.asking(self.now);
+                    let action = engine.poll_action(now);
+                    recorder.action(action.as_ref(), now);
+                    if recorder.open_bytes() >= FRAME {
+                        recorder.end_frame();
+                    }
+                    action
+                }
+            };
+            let Some(action) = action else { return };
             self.perform(&action);
         }
         panic!("did not go quiet: more than {DRAIN} actions at {}", show_time(self.now));

@@ -19,6 +19,8 @@ pub struct Path {
     pub dark: [bool; 2],
     /// Round-trip time.
     pub rtt: Duration,
+    /// How far a round trip strays from that, microseconds; one in fifty strays eight times as far.
+    pub stray: u64,
     /// How many of a thousand probes are lost.
     pub loss: u64,
     /// What the device carries between two looks: packets in, packets out.
@@ -27,7 +29,7 @@ pub struct Path {
 
 impl Default for Path {
     fn default() -> Self {
-        Self { dark: [false; 2], rtt: Duration::from_millis(10), loss: 0, traffic: (0, 0) }
+        Self { dark: [false; 2], rtt: Duration::from_millis(10), stray: 0, loss: 0, traffic: (0, 0) }
     }
 }
 
@@ -95,7 +97,12 @@ impl Paths {
         if !kernel.has_carrier(device) || lost || !self.answers(device, request.target) {
             return None;
         }
-        let at = now.after(path.rtt);
+        let mut at = now.after(path.rtt);
+        if path.stray > 0 {
+            // Three dice: most often near the middle.
+            let stray: u64 = (0..3).map(|_| self.chance.below(path.stray)).sum();
+            at = at.after(Duration::from_micros(stray * if self.chance.one_in(50) { 8 } else { 1 }));
+        }
         Some((at, event(ProbeOutcome::Answered, at)))
     }
 

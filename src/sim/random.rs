@@ -51,6 +51,18 @@ pub fn run(seed: u64) -> Result<(), String> {
     run_with(&Chance::new(seed), &format!("seed {seed}"))
 }
 
+/// Runs a seed and records every daemon in it; what was recorded.
+///
+/// # Errors
+/// What went wrong.
+pub fn record(seed: u64) -> Result<Vec<Vec<u8>>, String> {
+    let mut run = Run::new(Chance::new(seed));
+    run.world.records = true;
+    run.whole().map_err(|problem| format!("seed {seed}: {problem}"))?;
+    run.world.stop_recording();
+    Ok(run.world.recorded)
+}
+
 /// Runs what a fuzzer's bytes say; the mishaps end with them.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use super::ration::Ration;
 use super::signal::{Signal, Signals};
 use super::store::{self, OldValue, State};
 use super::sysctl;
+use super::trace::Recorder;
 use super::ubus::Bus;
 use super::ubus::netifd::Logical;
 use super::wait::{Async, Timer};
@@ -38,6 +39,7 @@ use crate::limits;
 use crate::proto::config_file;
 use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
+use crate::proto::trace::Ending;
 use crate::time::Instant;
 use crate::types::{Errno, Family, FwMark, IfIndex, IfName, PolicySlot, UplinkSlot};
 
@@ -104,7 +106,7 @@ enum Mode {
 
 /// The daemon's sockets and files around the engine.
 pub struct Daemon {
-    engine: Box<Engine>,
+    engine: Recorder,
     /// The configuration as it was read; the engine's has what netifd knows besides.
     config: Box<Config>,
     bus: Option<Bus>,
@@ -162,7 +164,7 @@ impl Daemon {
         engine.reconfigure(&with_names, clock.now());
         engine.restore(&stored.history, clock.now());
         Ok(Self {
-            engine,
+            engine: Recorder::new(engine),
             config: Box::new(config.clone()),
             bus,
             planning: None,
@@ -280,6 +282,7 @@ impl Daemon {
             self.drain()?;
             self.turn_control(read)?;
             self.turn_bus(read)?;
+            self.engine.turn_over();
         }
     }
 
@@ -297,11 +300,13 @@ impl Daemon {
         if self.dump.is_some() {
             self.read_all()?;
         }
+        self.engine.turn_over();
         Ok(())
     }
 
     fn end(&mut self) -> io::Result<()> {
         let now = self.clock.now();
+        self.engine.stop(Ending::Exit);
         self.save(now);
         Ok(())
     }

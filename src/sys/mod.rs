@@ -30,5 +30,6 @@ pub mod store;
 pub mod sysctl;
 pub mod terminal;
 pub mod text;
+pub mod trace;
 pub mod ubus;
 pub mod wait;

@@ -16,11 +16,12 @@ use std::task::Context;
 
 use crate::sys::wait::Async;
 
-use crate::engine::{Engine, Notice};
+use crate::engine::Notice;
 use crate::limits;
 use crate::proto::ubus::client::Client;
 use crate::proto::ubus::object::SETUP;
 use crate::proto::ubus::receiver::{Next, Receiver};
+use crate::sys::trace::Recorder;
 use crate::time::Instant;
 use service::{Service, Wish};
 
@@ -97,7 +98,7 @@ impl Bus {
     }
 
     /// Reads, answers, tells and writes as much as belongs into one turn.
-    pub fn turn(&mut self, engine: &mut Engine, now: Instant) {
+    pub fn turn(&mut self, engine: &mut Recorder, now: Instant) {
         self.client.handle_timeout(now);
         if self.client.wants_connection(now) {
             self.connect(now);
@@ -119,7 +120,7 @@ impl Bus {
     }
 
     /// What has changed is taken in, what is to be told is told.
-    fn settle(&mut self, engine: &mut Engine, now: Instant) {
+    fn settle(&mut self, engine: &mut Recorder, now: Instant) {
         while let Some(news) = self.client.poll_news() {
             self.said &= !matches!(news, crate::proto::ubus::client::News::Up);
             self.service.news(news, &mut self.client, engine, now);
@@ -149,7 +150,7 @@ impl Bus {
         self.client.closed(now);
     }
 
-    fn read(&mut self, engine: &mut Engine, now: Instant) -> io::Result<()> {
+    fn read(&mut self, engine: &mut Recorder, now: Instant) -> io::Result<()> {
         self.more = false;
         if self.stream.is_none() {
             return Ok(());

@@ -21,7 +21,7 @@ pub fn default_route(world: &mut World, n: u32, gateway: u8, metric: u32) {
 
 fn full_notices(world: &mut World) -> Vec<(&'static str, usize)> {
     let of = |(_, notice): (Instant, Notice)| match notice {
-        Notice::Full { table, capacity } => Some((table, capacity)),
+        Notice::Full { table, capacity } => Some((table.0, capacity)),
         _ => None,
     };
     world.take_notices().into_iter().filter_map(of).collect()

@@ -18,6 +18,7 @@ mod repair;
 mod shell;
 mod state;
 mod steer;
+mod trace;
 mod traces;
 
 use std::panic::catch_unwind;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
         state::CASES,
         steer::CASES,
         traces::CASES,
+        trace::CASES,
     ]
     .concat();
     let chosen: Vec<&Case> =

@@ -1,5 +1,7 @@
 //! Decides what the last hour of an uplink looked like: loss and round-trip time by the minute, oldest forgotten first.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Duration, Instant, micros};
 use crate::types::Permille;
 
@@ -7,7 +9,7 @@ use crate::types::Permille;
 pub const MINUTES: usize = 60;
 
 /// One minute of all probes of an uplink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minute {
     /// Probes sent.
     pub sent: u16,
@@ -34,8 +36,9 @@ impl Minute {
 }
 
 /// The last hour.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct History {
+    #[serde(with = "crate::engine::row")]
     minutes: [Minute; MINUTES],
     /// The number of the newest minute, counted from the start of time.
     newest: u32,

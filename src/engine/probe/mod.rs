@@ -8,6 +8,7 @@ pub mod track;
 pub mod window;
 
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 pub use history::History;
 pub use track::{Track, Trouble, Verdict};
@@ -21,7 +22,7 @@ use crate::time::Instant;
 use crate::types::Family;
 
 /// Whether a family of an uplink reaches its targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reach {
     /// Not known yet, or not probed.
     #[default]
@@ -33,7 +34,7 @@ pub enum Reach {
 }
 
 /// The probing of one uplink.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Probing {
     /// By target, in the order of [`ProbeConfig::targets`].
     pub tracks: Vec<Track, { limits::TARGETS }>,
@@ -50,7 +51,7 @@ pub struct Probing {
 }
 
 /// What a device carried between the last two looks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Traffic {
     counted: Option<(u32, u32)>,
     /// When that was.

@@ -5,6 +5,8 @@
 
 use core::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::window::ProbeWindow;
 use crate::config::ProbeConfig;
 use crate::config::probe::Quality;
@@ -13,7 +15,7 @@ use crate::time::{Duration, Instant, micros};
 use crate::types::{Errno, IfIndex};
 
 /// What is thought of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Nothing was heard yet.
     #[default]
@@ -25,7 +27,7 @@ pub enum Verdict {
 }
 
 /// Why there was no answer, as far as it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trouble {
     /// None known.
     #[default]
@@ -45,7 +47,7 @@ pub enum Trouble {
 }
 
 /// One target of one uplink.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Track {
     /// Its last probes.
     pub window: ProbeWindow,

@@ -5,6 +5,8 @@
 //!
 //! Holds [`limits::PROBE_SLOTS`] probes; the oldest is forgotten.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits;
 use crate::time::{Duration, Instant, micros};
 use crate::types::Permille;
@@ -15,7 +17,7 @@ const PENDING: u32 = 0;
 const LOST: u32 = u32::MAX;
 
 /// One probe.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Slot {
     /// When it was sent, microseconds; wraps after 71 minutes.
     sent: u32,
@@ -24,8 +26,9 @@ struct Slot {
 }
 
 /// The last probes of one target.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ProbeWindow {
+    #[serde(with = "crate::engine::row")]
     slots: [Slot; limits::PROBE_SLOTS],
     /// Where the next one goes.
     next: u8,

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::task::Context;
 
 use crate::sys::wait::Async;
 
-use super::{ClientId, PATIENCE, Wish};
+use super::{ClientId, PATIENCE, Rights, Wish};
 use crate::engine::{Command, Engine};
 use crate::limits;
 use crate::proto::control::{Error, FrameWriter, Item, REQUEST_MAX, Request, VERSION, decode_request, split_frame};
@@ -34,7 +35,7 @@ enum Job {
 pub(super) struct Connection {
     pub id: ClientId,
     stream: Async<UnixStream>,
-    may_change: bool,
+    rights: Rights,
     job: Job,
     request: heapless::Vec<u8, REQUEST_MAX>,
     answer: Box<[u8; limits::CONTROL_TX]>,
@@ -56,11 +57,11 @@ pub(super) fn refuse(mut stream: UnixStream) {
 }
 
 impl Connection {
-    pub fn new(id: ClientId, stream: UnixStream, may_change: bool, now: Instant) -> io::Result<Self> {
+    pub fn new(id: ClientId, stream: UnixStream, rights: Rights, now: Instant) -> io::Result<Self> {
         Ok(Self {
             id,
             stream: Async::new(stream)?,
-            may_change,
+            rights,
             job: Job::Idle,
             request: heapless::Vec::new(),
             answer: Box::new([0; limits::CONTROL_TX]),
@@ -166,8 +167,13 @@ impl Connection {
     }
 
     fn begin(&mut self, request: Request<'_>, engine: &Engine) -> Option<Wish> {
-        if request.changes() && !self.may_change {
+        if request.changes() && self.rights < Rights::Change {
             self.say(Item::Failed("not permitted: only root and the group of the socket may change anything"));
+            return None;
+        }
+        // A path is written to with the daemon's rights, not the client's.
+        if matches!(request, Request::Trace { .. }) && self.rights < Rights::Root {
+            self.say(Item::Failed("not permitted: only root may have a run recorded"));
             return None;
         }
         match self.understand(request, engine) {
@@ -243,6 +249,7 @@ impl Connection {
             }
             Request::Confirm => Wish::Confirm,
             Request::FlushFlows { uplink } => Wish::FlushFlows(find_uplink(engine, uplink)?),
+            Request::Trace { path, size } => Wish::Trace { path: path.map(PathBuf::from), size },
         }))
     }
 

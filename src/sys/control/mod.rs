@@ -40,6 +40,19 @@ pub enum Wish {
     Confirm,
     /// Forget the flows of an uplink.
     FlushFlows(UplinkSlot),
+    /// Record into a new file of at most so many bytes; without a path, stop.
+    Trace { path: Option<PathBuf>, size: u32 },
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rights {
+    /// Ask.
+    Look,
+    /// Change what the daemon does.
+    Change,
+    /// Have files written besides.
+    Root,
 }
 
 /// Which client, while it lasts.
@@ -158,9 +171,14 @@ impl Control {
                 }
             }
         }
-        let may_change = who.uid == 0 || self.group.is_some_and(|group| who.gid == group);
+        let in_group = self.group.is_some_and(|group| who.gid == group);
+        let rights = match who.uid {
+            0 => Rights::Root,
+            _ if in_group => Rights::Change,
+            _ => Rights::Look,
+        };
         self.next_id = self.next_id.wrapping_add(1);
-        match Connection::new(ClientId(self.next_id), stream, may_change, now) {
+        match Connection::new(ClientId(self.next_id), stream, rights, now) {
             Ok(client) => self.clients.push(client),
             Err(error) => log::debug!("control: {error}"),
         }

@@ -2,9 +2,11 @@
 //! the journal.
 
 use std::io;
+use std::path::Path;
 
 use super::{Daemon, Reading};
 use crate::engine::{Event, Notice};
+use crate::proto::trace::Ending;
 use crate::sys::control::{Control, Wish};
 use crate::sys::peer;
 use crate::sys::text::Text;
@@ -50,19 +52,21 @@ impl Daemon {
             self.drain()?;
             let now = self.clock.now();
             if let Some(control) = &mut self.control {
-                control.answer(id, result, now);
+                control.answer(id, result.as_ref().map_or_else(|why| Err(why.as_str()), |()| Ok(())), now);
             }
         }
     }
 
-    fn fulfil(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) -> Result<(), &'static str> {
+    fn fulfil(&mut self, wish: Wish, read: &mut dyn FnMut() -> Reading) -> Result<(), String> {
         let now = self.clock.now();
         match wish {
             Wish::Command(command) => self.engine.handle_event(Event::Command(command), now),
             Wish::Reload { confirm } => {
                 let before = self.before.take().map_or_else(|| self.config.clone(), |(b, _)| b);
                 let Some(config) = read().told() else {
-                    return Err("the configuration is wrong and was not taken: see 'linkwatch check' and the log");
+                    return Err(
+                        "the configuration is wrong and was not taken: see 'linkwatch check' and the log".to_owned()
+                    );
                 };
                 self.reconfigure(config);
                 self.before = confirm.map(|time| (before, now.after(time)));
@@ -71,9 +75,22 @@ impl Daemon {
                 self.before.take().ok_or("nothing waits to be confirmed")?;
                 log::info!("Configuration confirmed");
             }
+            Wish::Trace { path: Some(path), size } => {
+                self.trace(&path, size).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            Wish::Trace { path: None, .. } if self.engine.stop(Ending::Stopped) => {}
+            Wish::Trace { path: None, .. } => return Err("nothing is being recorded".to_owned()),
             Wish::FlushFlows(uplink) => Family::BOTH.into_iter().for_each(|f| self.drop_flows(uplink, f, false)),
         }
         Ok(())
+    }
+
+    /// Begins to record into a new file; see [`crate::sys::trace::Recorder::start`].
+    ///
+    /// # Errors
+    /// A run is under way, or the file is there already or cannot be made.
+    pub fn trace(&mut self, path: &Path, size: u32) -> io::Result<()> {
+        self.engine.start(path, size, self.clock.wall())
     }
 
     pub(super) fn announce(&mut self, notice: &Notice) {

@@ -23,6 +23,7 @@ use crate::proto::ubus::object::{HOTPLUG, INTERFACES, LINKWATCH, MWAN3, Refused,
 use crate::proto::ubus::sink::Fields;
 use crate::sys::networks;
 use crate::sys::resolv::Resolvers;
+use crate::sys::trace::Recorder;
 use crate::time::{Duration, Instant};
 use crate::types::{Name, UplinkSet, UplinkSlot};
 
@@ -162,7 +163,7 @@ impl Service {
     // --- what comes in -----------------------------------------------------------------------------------------------
 
     /// Takes in a call, a notification or part of an answer.
-    pub fn incoming(&mut self, incoming: Incoming<'_>, client: &mut Client, engine: &mut Engine, now: Instant) {
+    pub fn incoming(&mut self, incoming: Incoming<'_>, client: &mut Client, engine: &mut Recorder, now: Instant) {
         match incoming {
             Incoming::Call { object: LINKWATCH, method, args, call } => match wanted(engine.config(), method, args) {
                 Ok(wanted) => self.answer(wanted, call, client, engine, now),
@@ -214,7 +215,7 @@ impl Service {
         }
     }
 
-    fn answer(&mut self, wanted: Wanted, call: Call, client: &mut Client, engine: &mut Engine, now: Instant) {
+    fn answer(&mut self, wanted: Wanted, call: Call, client: &mut Client, engine: &mut Recorder, now: Instant) {
         let engine_now: &Engine = engine;
         let wish = match wanted {
             Wanted::Status => {
