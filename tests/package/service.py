@@ -64,7 +64,7 @@ def init_in_a_jail(case):
     assert service.status == 0 and service.said == '', service.said
     run = '/var/run/linkwatch'
     assert params(calls) == {
-        'respawn': ['3600', '1', '0'], 'pidfile': ['/var/run/linkwatch.pid'], 'term_timeout': ['5'],
+        'respawn': ['3600', '1', '0'], 'stderr': ['1'], 'pidfile': ['/var/run/linkwatch.pid'], 'term_timeout': ['5'],
         'file': ['/etc/config/linkwatch'], 'reload_signal': ['HUP'], 'netdev': [],
         'command': ['/usr/sbin/linkwatch', 'run', '-c', f'{run}/linkwatch', '--state', f'{run}/state',
                     '--control', f'{run}/control', '--log', 'syslog'],
