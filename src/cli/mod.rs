@@ -28,7 +28,7 @@ use crate::proto::uci::SIZE_MAX;
 use crate::sys::bind;
 use crate::sys::clock::Clock;
 use crate::sys::console::{self, say};
-use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids};
+use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids, put_known_devices};
 use crate::sys::file::read_at_most;
 use crate::sys::last_words;
 use crate::sys::log::{self as logger, Sink};
@@ -274,7 +274,8 @@ fn replay_file(_: &Words) -> Result<(), String> {
 
 /// Returns only if it fails.
 fn use_uplink(words: &Words) -> Result<(), String> {
-    let config = read_config(words)?;
+    let mut config = read_config(words)?;
+    put_known_devices(&mut config, &words.state);
     let name = words.args.first().map(String::as_str).unwrap_or_default();
     let uplink = config.uplinks.iter().find(|u| u.name.as_str() == name && !words.run.is_empty());
     let uplink = uplink.ok_or("want: linkwatch use UPLINK COMMAND...; UPLINK is an interface of the configuration")?;

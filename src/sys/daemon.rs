@@ -41,7 +41,7 @@ use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::proto::trace::Ending;
 use crate::time::Instant;
-use crate::types::{Errno, Family, FwMark, IfIndex, IfName, PolicySlot, UplinkSlot};
+use crate::types::{Errno, Family, FwMark, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
 
 /// Datagrams read from one socket before the others get their turn.
 const BUDGET: usize = 64;
@@ -573,6 +573,11 @@ struct Ready {
 }
 
 /// Reads the state file's numbers of uplinks.
-pub fn known_ids(state: &Path) -> Vec<(crate::types::Name, crate::types::UplinkId)> {
+pub fn known_ids(state: &Path) -> Vec<(Name, UplinkId)> {
     store::load(state).history.uplinks.into_iter().map(|h| (h.name, h.id)).collect()
+}
+
+/// Puts the devices into a configuration that netifd named for its uplinks, as the state file remembers them.
+pub fn put_known_devices(config: &mut Config, state: &Path) {
+    Logical::default().apply(config, &store::load(state).devices);
 }

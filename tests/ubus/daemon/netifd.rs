@@ -1,5 +1,7 @@
 //! netifd as the daemon sees it: names for devices, hints, and a restart that takes everything away.
 
+use std::path::Path;
+
 use linkwatch::proto::blobmsg::Kind as Type;
 use linkwatch::proto::blobmsg::write::Writer;
 use linkwatch::proto::ubus::Status;
@@ -85,6 +87,21 @@ fn wait_named(bench: &Bench, served: &Served, netifd: &mut Netifd) {
     bench.wait_steady(|| netifd.turn(served));
 }
 
+/// The device that `use` gives a command for the first uplink; what it complains of when it gives none, and `None` where no
+/// command can be bound.
+fn device_of_use(bench: &Bench) -> Option<String> {
+    let mut command = bench.lab.router.command(Path::new(env!("CARGO_BIN_EXE_linkwatch")));
+    command.arg("use").arg("-c").arg(&bench.config).arg("--state").arg(bench.folder.at("state"));
+    let output = command.args(["wan1", "sh", "-c", "echo $DEVICE"]).output().expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let said = text(&output.stderr);
+    if ["cgroup", "CONFIG_CGROUP_BPF", "No such file"].iter().any(|w| said.contains(w)) {
+        println!("    skipped: {said}");
+        return None;
+    }
+    Some(if output.status.success() { text(&output.stdout) } else { said })
+}
+
 fn names() {
     let mut bench = Bench::new("names", ["eth1", "eth2"], &two_wans([None, None]));
     let served = Served::start(&bench.socket, 20);
@@ -97,6 +114,9 @@ fn names() {
     bench.wait_way(1);
     bench.lab.plug(0, true);
     bench.wait_way(0);
+    // A command is bound to the device that netifd named: the file does not say which it is.
+    let bound = until(PATIENCE, || device_of_use(&bench).is_none_or(|device| device == "eth1"));
+    assert!(bound.is_some(), "{:?}", device_of_use(&bench));
     // The devices are swapped: it follows what is announced.
     netifd.announce("wan1", "eth2");
     netifd.interfaces = vec![("wan1", "eth2"), ("wan2", "eth1")];
