@@ -277,7 +277,8 @@ fn outage(interval: Option<u32>, delay: Duration, family: usize, rounds: usize, 
     let cables: Vec<Cable> =
         if delay.is_zero() { Vec::new() } else { (0..2).map(|n| lab.slow_down(n).expect("TAP devices")).collect() };
     cables.iter().for_each(|c| c.delay(delay / 2));
-    let mut config = String::new();
+    // Else a flow stays where it went, and only the first cut would be one for the stream.
+    let mut config = "config globals 'globals'\n\toption failback 'immediate'\n".to_owned();
     for (wan, metric) in [("wan1", 10), ("wan2", 20)] {
         config += &format!(
             "config interface '{wan}'\n\toption family 'any'\n\toption metric '{metric}'\n\toption hold_down '0'\n\
@@ -321,7 +322,11 @@ fn outage(interval: Option<u32>, delay: Duration, family: usize, rounds: usize, 
         interval.map_or("defaults".to_owned(), |i| format!("{i} ms x 3")),
         delay.as_millis(),
         ["IPv4", "IPv6"][family],
-        if worst <= goal as f64 { "PASS" } else { "FALLS SHORT" },
+        match times.first() {
+            Some(best) if *best > 0.0 && worst <= goal as f64 => "PASS",
+            Some(best) if *best > 0.0 => "FALLS SHORT",
+            _ => "NOT MEASURED: not every cut was one for the stream",
+        },
     );
     if std::env::var_os("GAPS").is_some() {
         println!("{times:?}\n{:#?}", daemon.lines());
