@@ -76,6 +76,25 @@ impl Config {
         span.of(&self.prefixes)
     }
 
+    /// Adds source prefixes to an uplink's, up to [`limits::SOURCES`]; whether all had room.
+    pub fn add_sources(&mut self, uplink: UplinkSlot, more: &[Prefix]) -> bool {
+        let Some(config) = self.uplinks.get_mut(usize::from(uplink.0)) else { return false };
+        let before = config.sources.of(&self.prefixes);
+        let new = more.iter().filter(|p| !before.contains(p));
+        let mut all: Vec<Prefix, { limits::SOURCES }> = Vec::new();
+        let fits = before.iter().chain(new).all(|p| all.push(*p).is_ok());
+        // A span is one piece, so all of them are written anew behind the others.
+        let (first, len) = (self.prefixes.len() as u16, all.len() as u16);
+        if len == config.sources.len {
+            return fits;
+        }
+        if self.prefixes.extend_from_slice(&all).is_err() {
+            return false;
+        }
+        config.sources = Span { first, len };
+        fits
+    }
+
     /// The ports that a rule names.
     pub fn ports(&self, span: Span) -> &[PortRange] {
         span.of(&self.ports)
@@ -243,8 +262,10 @@ pub struct UplinkConfig {
     pub probe: ProbeConfig,
     /// When flows of it are forgotten.
     pub flush: FlushConfig,
-    /// Source prefixes that leave by it as long as it lives (`source`): delegated ones above all.
+    /// Source prefixes that leave by it as long as it lives (`source`).
     pub sources: Span,
+    /// Those that its provider delegated to it are among them, as netifd names them (`source delegated`).
+    pub delegated: bool,
     /// What happens to the source address of IPv6 that leaves by it.
     pub snat6: Snat6,
 }

@@ -41,6 +41,7 @@ fn uplink(device: &str, id: u8, gateway: [u8; 4]) -> UplinkConfig {
         probe: Default::default(),
         flush: FlushConfig::default(),
         sources: Span::EMPTY,
+        delegated: false,
         snat6: Snat6::Off,
     }
 }

@@ -390,6 +390,7 @@ impl Reader {
             probe: ProbeConfig::default(),
             flush: FlushConfig::default(),
             sources: Span::EMPTY,
+            delegated: false,
             snat6: Snat6::Off,
         };
         let (mut flush, mut sources) = (None, Vec::new());
@@ -425,6 +426,7 @@ impl Reader {
                 "damping_half_life" => tuning.half_life = self.duration(section, value).unwrap_or(tuning.half_life),
                 "damping_max" => tuning.max_suppress = self.duration(section, value).unwrap_or(tuning.max_suppress),
                 "flush_conntrack" => self.flush_word(section, value, &mut flush),
+                "source" if value.value == "delegated" => uplink.delegated = true,
                 "source" => self.prefix_list(section, value, &mut sources),
                 "snat6" => uplink.snat6 = self.snat6(section, value),
                 "recover" => recover = self.duration(section, value).filter(|d| !d.is_zero()),

@@ -464,6 +464,7 @@ fn two_wans(both: bool) -> Config {
             probe: Default::default(),
             flush: Default::default(),
             sources: Default::default(),
+            delegated: false,
             snat6: Default::default(),
         };
         // Cannot fail: every board holds two.

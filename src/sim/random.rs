@@ -543,6 +543,7 @@ fn random_config(chance: &mut Chance) -> Config {
             probe: Default::default(),
             flush: FlushConfig { down: !chance.one_in(4), up: chance.one_in(8), all: false },
             sources: Span::EMPTY,
+            delegated: false,
             snat6: Snat6::Off,
         };
         if probed {

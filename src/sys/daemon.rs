@@ -158,7 +158,7 @@ impl Daemon {
             Ubus::At(path) => Some(Bus::new(Some(path.clone()), clock.now())),
         };
         let mut with_names = Box::new(config.clone());
-        Logical::default().apply(&mut with_names, &stored.devices);
+        Logical::default().apply(&mut with_names, &stored.named);
         // Not Box::new: that would make a megabyte on the stack and copy it.
         let mut engine = Box::write(Box::new_uninit(), Engine::empty(clock.now()));
         engine.reconfigure(&with_names, clock.now());
@@ -579,5 +579,5 @@ pub fn known_ids(state: &Path) -> Vec<(Name, UplinkId)> {
 
 /// Puts the devices into a configuration that netifd named for its uplinks, as the state file remembers them.
 pub fn put_known_devices(config: &mut Config, state: &Path) {
-    Logical::default().apply(config, &store::load(state).devices);
+    Logical::default().apply(config, &store::load(state).named);
 }

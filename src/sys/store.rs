@@ -12,12 +12,13 @@ use super::file::{make_folder_of, read_at_most};
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
-use crate::types::{Family, IfName, Name};
+use crate::types::{Family, IfName, Name, Prefix};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// More than the largest board writes.
-const SIZE: usize = 140 + 148 * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
+const SIZE: usize =
+    140 + (148 + 36 * limits::SOURCES) * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +29,21 @@ pub struct State {
     pub saved: Boot,
     /// Values of `ignore_routes_with_linkdown` from before us; at most two per uplink.
     pub linkdown: heapless::Vec<OldValue, { 2 * limits::UPLINKS }>,
-    /// Which devices netifd named for uplinks: they hold until it names others.
-    pub devices: heapless::Vec<(Name, IfName), { limits::UPLINKS }>,
+    /// What netifd said of uplinks: it holds until it says something else.
+    pub named: Named,
     /// What was told.
     pub journal: Journal,
     /// Values of `fib_multipath_hash_policy` from before us, by [`Family::index`].
     pub spread: [Option<u8>; 2],
+}
+
+/// What netifd said of uplinks, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Devices of those that are configured by their names only.
+    pub devices: heapless::Vec<(Name, IfName), { limits::UPLINKS }>,
+    /// Delegated prefixes of those that are to carry them.
+    pub delegated: heapless::Vec<(Name, Prefix), { limits::UPLINKS * limits::SOURCES }>,
 }
 
 /// A sysctl's value from before us.
@@ -107,7 +117,7 @@ mod tests {
         let mut elsewhere = fs::read(&path).expect("it was written");
         let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
         elsewhere[at + 1..at + 4].copy_from_slice(b"../");
-        for damage in [&b""[..], b"\x01\x00", b"\x04\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
+        for damage in [&b""[..], b"\x01\x00", b"\x05\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
             assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }

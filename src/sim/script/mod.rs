@@ -459,6 +459,7 @@ fn parse_uplink(words: &mut Words, count: usize) -> Result<UplinkConfig, String>
         probe: Default::default(),
         flush: FlushConfig::default(),
         sources: Span::EMPTY,
+        delegated: false,
         snat6: Snat6::Off,
     };
     while let Some(word) = words.next() {

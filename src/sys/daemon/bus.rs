@@ -41,19 +41,17 @@ impl Daemon {
     /// Gives the engine the configuration with what netifd knows; unless it is `new`, only if the engine has another.
     fn apply_names(&mut self, new: bool) {
         let mut config = self.config.clone();
-        match &mut self.bus {
-            Some(bus) => bus.parts().0.logical().apply(&mut config, &self.stored.devices),
-            None => Logical::default().apply(&mut config, &self.stored.devices),
-        }
+        let nothing = Logical::default();
+        let logical = self.bus.as_mut().map_or(&nothing, |bus| bus.parts().0.logical());
+        logical.apply(&mut config, &self.stored.named);
         if !new && *config == *self.engine.config() {
             return;
         }
-        let named = config.logical.iter().filter_map(|slot| config.uplinks.get(usize::from(slot.0)));
-        let devices = named.map(|u| (u.name.clone(), u.device)).collect();
+        let named = logical.remember(&config, &self.stored.named);
         let now = self.clock.now();
         self.engine.reconfigure(&config, now);
-        if devices != self.stored.devices {
-            self.stored.devices = devices;
+        if named != self.stored.named {
+            self.stored.named = named;
             self.save(now);
         }
         self.leave_sysctls(now);

@@ -4,10 +4,12 @@
 //! The device that was last heard of stays until another is named: that an interface is down is the kernel's to say.
 
 use crate::config::Config;
+use crate::limits;
 use crate::proto::blobmsg::List;
 use crate::proto::ubus::netifd::Interface;
+use crate::sys::store::Named;
 use crate::time::{Duration, Instant};
-use crate::types::{Family, IfName, Name, UplinkSlot};
+use crate::types::{Family, IfName, Prefix, UplinkSlot};
 
 /// What netifd said, and when.
 #[derive(Clone, Debug)]
@@ -113,12 +115,37 @@ impl Logical {
         self.of(config, slot).filter(|k| k.device.is_some()).min_by_key(|k| !k.interface.up)?.device
     }
 
-    /// Puts into a configuration what netifd knows: devices, and gateways that are in no table of main's. `remembered`
-    /// are devices from before a restart. A device that another uplink has in the same family is left out and named.
-    pub fn apply(&self, config: &mut Config, remembered: &[(Name, IfName)]) {
+    /// The prefixes that were delegated to an uplink; those that are remembered as long as netifd has said nothing of it.
+    fn delegated(&self, config: &Config, slot: UplinkSlot, remembered: &Named) -> Vec<Prefix> {
+        let mut known = self.of(config, slot).peekable();
+        if known.peek().is_some() {
+            return known.flat_map(|k| k.interface.delegated.iter().copied()).collect();
+        }
+        let uplink = config.uplinks.get(usize::from(slot.0));
+        let own = remembered.delegated.iter().filter(|(name, _)| uplink.is_some_and(|u| u.name == *name));
+        own.map(|(_, prefix)| *prefix).collect()
+    }
+
+    /// What is to be remembered of a configuration that all of it was put into.
+    pub fn remember(&self, config: &Config, before: &Named) -> Named {
+        let named = config.logical.iter().filter_map(|slot| config.uplinks.get(usize::from(slot.0)));
+        let mut remembered = Named { devices: named.map(|u| (u.name.clone(), u.device)).collect(), ..Named::default() };
+        for (slot, uplink) in slots(config).zip(&config.uplinks).filter(|(_, u)| u.delegated) {
+            for prefix in self.delegated(config, slot, before).into_iter().take(limits::SOURCES) {
+                // Cannot fail: there is room for so many of each uplink.
+                let _ = remembered.delegated.push((uplink.name.clone(), prefix));
+            }
+        }
+        remembered
+    }
+
+    /// Puts into a configuration what netifd knows: devices, delegated prefixes, and gateways that are in no table of
+    /// main's. `remembered` is from before a restart. A device that another uplink has in the same family is left out and
+    /// named.
+    pub fn apply(&self, config: &mut Config, remembered: &Named) {
         for slot in config.logical.clone() {
             let Some(uplink) = config.uplinks.get(usize::from(slot.0)) else { continue };
-            let old = remembered.iter().find(|(name, _)| *name == uplink.name).map(|(_, device)| *device);
+            let old = remembered.devices.iter().find(|(name, _)| *name == uplink.name).map(|(_, device)| *device);
             let Some(device) = self.device(config, slot).or(old) else { continue };
             let clash = |(at, other): (usize, &crate::config::UplinkConfig)| {
                 at != usize::from(slot.0)
@@ -137,8 +164,15 @@ impl Logical {
                 uplink.device = device;
             }
         }
-        for at in 0..config.uplinks.len() {
-            let slot = UplinkSlot(u8::try_from(at).unwrap_or(u8::MAX));
+        for slot in slots(config) {
+            let at = usize::from(slot.0);
+            if config.uplinks.get(at).is_some_and(|u| u.delegated) {
+                let delegated = self.delegated(config, slot, remembered);
+                if !config.add_sources(slot, &delegated) {
+                    let name = config.uplinks.get(at).map_or("", |u| &u.name);
+                    log::warn!("'{name}' has more source prefixes than fit: some are left out");
+                }
+            }
             let mut hints = [None, None];
             for known in self.of(config, slot) {
                 for family in Family::BOTH {
@@ -161,6 +195,11 @@ impl Logical {
             }
         }
     }
+}
+
+/// The places of all uplinks.
+fn slots(config: &Config) -> impl Iterator<Item = UplinkSlot> + use<> {
+    (0..config.uplinks.len()).filter_map(|at| u8::try_from(at).ok()).map(UplinkSlot)
 }
 
 /// At most one look at the kernel in this time, however much netifd says.

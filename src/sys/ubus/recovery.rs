@@ -113,6 +113,7 @@ mod tests {
             probe: crate::config::ProbeConfig::default(),
             flush: Default::default(),
             sources: Default::default(),
+            delegated: false,
             snat6: Default::default(),
         };
         config.uplinks.push(uplink).expect("room");

@@ -14,6 +14,7 @@ use super::setup::{Asker, Bench, PATIENCE, two_wans};
 
 pub const CASES: &[Case] = &[
     ("netifd::uplinks_are_found_by_their_logical_names_and_remembered", names),
+    ("netifd::delegated_prefixes_leave_by_their_uplink_as_long_as_they_are_delegated", delegated),
     ("netifd::a_list_too_long_is_asked_for_one_by_one", too_long),
     ("netifd::a_restart_that_takes_all_rules_is_mended", restart),
     ("procd::hotplug_scripts_and_services_hear_of_it", hotplug),
@@ -37,7 +38,22 @@ struct Netifd {
     asked: Vec<String>,
 }
 
+/// What the second WAN's provider delegates, where there is one of that name.
+const DELEGATED: (&str, u8) = ("2001:db8:200::", 56);
+
 fn status(w: &mut Writer<'_>, name: &str, device: &str) {
+    bare(w, name, device);
+    if name == "wan2" {
+        w.array("ipv6-prefix", |w| {
+            w.table("", |w| {
+                w.str("address", DELEGATED.0);
+                w.int("mask", DELEGATED.1.into());
+            });
+        });
+    }
+}
+
+fn bare(w: &mut Writer<'_>, name: &str, device: &str) {
     w.str("interface", name);
     w.bool("up", true);
     w.str("l3_device", device);
@@ -137,6 +153,52 @@ fn names() {
     let (_, all) = asker.call(&served, 0, "status", |_| {});
     assert!(all.contains("\"requests\":0,"), "{all}");
     bench.wait_way(1);
+}
+
+/// Whether an ip rule leads packets with sources of the delegated prefix.
+fn has_rule(bench: &Bench) -> bool {
+    const GETRULE: u16 = 34;
+    const SRC: u16 = 2;
+    let prefix: std::net::Ipv6Addr = DELEGATED.0.parse().expect("an address");
+    let mut header = [0; 12];
+    header[0] = libc::AF_INET6 as u8;
+    let mut found = false;
+    bench.lab.router.rtnl(|r| {
+        r.dump(GETRULE, &header, |m| {
+            let mut attributes = m.body.attributes(12, "fib_rule_hdr").into_iter().flatten().flatten();
+            let from = attributes.any(|(kind, value)| kind == SRC && value.bytes == prefix.octets());
+            found |= from && m.body.u8(2, "src_len") == Ok(DELEGATED.1);
+        });
+    });
+    found
+}
+
+fn delegated() {
+    let config = two_wans([None, None]) + "\tlist source 'delegated'\n";
+    let mut bench = Bench::new("delegated", ["eth1", "eth2"], &config);
+    let served = Served::start(&bench.socket, 20);
+    let mut netifd = Netifd::new(&[("wan1", "eth1"), ("wan2", "eth2")]);
+    wait_named(&bench, &served, &mut netifd);
+    let there = until(PATIENCE, || {
+        netifd.turn(&served);
+        has_rule(&bench)
+    });
+    assert!(there.is_some(), "{:#?}", bench.daemon.lines());
+    // It is remembered until netifd says something else.
+    netifd.beside.leave(&served);
+    bench.daemon.kill();
+    bench.start_again();
+    let mut asker = Asker::new(&served, &bench);
+    let (_, all) = asker.call(&served, 0, "status", |_| {});
+    assert!(all.contains("\"requests\":0,"), "{all}");
+    assert!(has_rule(&bench));
+    let mut netifd = Netifd::new(&[("wan1", "eth1"), ("wan2", "eth2")]);
+    let gone = until(PATIENCE, || {
+        netifd.turn(&served);
+        netifd.beside.client().0.notify(0, 1, "interface.update", |w| bare(w, "wan2", "eth2"));
+        !has_rule(&bench)
+    });
+    assert!(gone.is_some(), "{:#?}", bench.daemon.lines());
 }
 
 fn too_long() {
