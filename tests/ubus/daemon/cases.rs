@@ -109,7 +109,7 @@ fn orders() {
     assert!(saved.is_some(), "no state file");
     bench.daemon.signal(libc::SIGTERM);
     assert!(bench.daemon.wait(PATIENCE).is_some_and(|s| s.success()));
-    bench.start_again();
+    bench.start_again(&served);
     let mut asker = Asker::new(&served, &bench);
     bench.wait_way(1);
     assert_eq!(asker.call(&served, 0, "auto", |w| w.str("uplink", "wan1")).0, Status::OK);

@@ -148,7 +148,7 @@ fn names() {
     assert!(seen.is_some());
     netifd.beside.leave(&served);
     bench.daemon.kill();
-    bench.start_again();
+    bench.start_again(&served);
     let mut asker = Asker::new(&served, &bench);
     let (_, all) = asker.call(&served, 0, "status", |_| {});
     assert!(all.contains("\"requests\":0,"), "{all}");
@@ -187,7 +187,7 @@ fn delegated() {
     // It is remembered until netifd says something else.
     netifd.beside.leave(&served);
     bench.daemon.kill();
-    bench.start_again();
+    bench.start_again(&served);
     let mut asker = Asker::new(&served, &bench);
     let (_, all) = asker.call(&served, 0, "status", |_| {});
     assert!(all.contains("\"requests\":0,"), "{all}");

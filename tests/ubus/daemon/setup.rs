@@ -76,8 +76,12 @@ impl Bench {
         }
     }
 
-    /// Starts another daemon in place of the one that ended.
-    pub fn start_again(&mut self) {
+    /// Starts another daemon in place of the one that ended, once the bus knows that it has: who asked before would ask the
+    /// dead one, and never be answered.
+    pub fn start_again(&mut self, served: &Served) {
+        let known =
+            until(PATIENCE, || !served.bus.lock().expect("nobody panics with it").paths().contains(&"linkwatch"));
+        assert!(known.is_some(), "the bus keeps the object of a dead daemon");
         self.daemon = run(&self.lab, &self.config, &self.folder.at("state"), &self.socket);
     }
 
