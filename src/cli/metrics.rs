@@ -47,9 +47,14 @@ pub fn metrics(status: &Value) -> String {
     for (name, uplink) in uplinks {
         out.value("mwan3_interface_age_seconds", &[("interface", name)], uplink.number("since"));
     }
-    out.head("linkwatch_carrier_losses_total", "counter", "carrier losses, those never announced among them");
-    for (name, uplink) in uplinks {
-        out.value("linkwatch_carrier_losses_total", &[("interface", name)], uplink.number("carrier_losses"));
+    for (metric, field, help) in [
+        ("linkwatch_carrier_losses_total", "carrier_losses", "carrier losses, those never announced among them"),
+        ("linkwatch_probes_total", "probes_sent", "probes sent, restarts included"),
+    ] {
+        out.head(metric, "counter", help);
+        for (name, uplink) in uplinks {
+            out.value(metric, &[("interface", name)], uplink.number(field));
+        }
     }
     for (metric, field, help) in [
         ("linkwatch_probe_rtt_seconds", "rtt_us", "mean round-trip time over the window"),

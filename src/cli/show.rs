@@ -148,6 +148,9 @@ fn uplink_lines(out: &mut String, name: &str, uplink: &Value, look: Look) {
     if losses > 0 {
         let _ = writeln!(out, "  carrier lost {losses} times");
     }
+    if uplink.flag("metered") {
+        let _ = writeln!(out, "  metered: {} probes so far", uplink.number("probes_sent"));
+    }
     let penalty = uplink.field("damping").map_or(0, |d| d.number("penalty"));
     if penalty > 0 {
         let _ = writeln!(out, "  flap penalty {penalty}");

@@ -11,7 +11,7 @@ use super::event::ProbeId;
 use super::fib::Have;
 use super::object::{Hop, RouteSpec, RouteTarget};
 use super::probe::{Reach, Trouble, Verdict};
-use super::{Engine, layout};
+use super::{Engine, SAVE_AFTER, layout};
 use crate::config::probe::{Host, ProbeConfig};
 use crate::time::{Duration, Instant};
 use crate::types::{Family, FwMark, IfIndex, UplinkSlot};
@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_millis(50);
 /// A name is resolved again so long after it was, when its address has stopped to answer.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
+/// So many probes of a metered uplink may be forgotten when the daemon is killed.
+const SAVE_EVERY: u32 = 64;
 /// Above this pace a missing answer is worth a wake-up of its own, so that the next probe comes sooner.
 const SLOW_PACE: Duration = Duration::from_secs(2);
 
@@ -243,6 +245,10 @@ impl Engine {
         let uplink = self.uplinks.get_mut(at)?;
         uplink.probing.sent_at = Some(now);
         uplink.probing.history.sent(now);
+        uplink.probes = uplink.probes.saturating_add(1);
+        if config.metered && uplink.probes.is_multiple_of(SAVE_EVERY) {
+            self.save_at.get_or_insert(now.after(SAVE_AFTER));
+        }
         let track = uplink.probing.tracks.get_mut(place)?;
         let slot = UplinkSlot(at as u8);
         self.counters.probes_sent = self.counters.probes_sent.saturating_add(1);

@@ -35,6 +35,8 @@ pub struct UplinkHistory {
     pub hold: Hold,
     /// Its families' states, by [`Family::index`](crate::types::Family::index).
     pub legs: [Standing; 2],
+    /// Its probes.
+    pub probes: u32,
 }
 
 /// A state, and for how long it has been so.
@@ -79,7 +81,7 @@ impl Engine {
             let penalty = config.damping.map_or(0, |d| uplink.damping.penalty(&d, now));
             let (name, flaps, hold) = (config.name.clone(), uplink.flaps, uplink.hold);
             let legs = uplink.legs.map(|leg| Standing::of(&leg, now));
-            let history = UplinkHistory { name, id: config.id, penalty, flaps, hold, legs };
+            let history = UplinkHistory { name, id: config.id, penalty, flaps, hold, legs, probes: uplink.probes };
             // Cannot fail: both tables have the same capacity.
             let _ = snapshot.uplinks.push(history);
         }
@@ -102,6 +104,7 @@ impl Engine {
                 uplink.damping.restore(history.penalty, &damping, now);
             }
             uplink.flaps = history.flaps;
+            uplink.probes = history.probes;
             uplink.hold = history.hold;
             for (leg, was) in uplink.legs.iter_mut().zip(history.legs) {
                 leg.was(was.state, Duration::from_secs(was.seconds.into()));

@@ -154,6 +154,8 @@ pub struct Uplink {
     pub damping: Damping,
     /// Carrier losses since the start, hidden ones included.
     pub flaps: u32,
+    /// Probes sent, those of earlier lives of the daemon among them: what a metered uplink has cost.
+    pub probes: u32,
     /// Whether `ignore_routes_with_linkdown` is set on this incarnation of the link, by [`Family::index`].
     pub(super) linkdown: [Setting; 2],
     addresses: Vec<Seen<AddressInfo>, { limits::ADDRESSES }>,
@@ -190,6 +192,7 @@ impl Uplink {
             probing: Probing::new(&config.probe),
             damping: Damping::default(),
             flaps: 0,
+            probes: 0,
             linkdown: [Setting::default(); 2],
             addresses: Vec::new(),
             defaults: Vec::new(),

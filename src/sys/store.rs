@@ -15,10 +15,10 @@ use crate::limits;
 use crate::types::{Family, IfName, Name, Prefix};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 /// More than the largest board writes.
 const SIZE: usize =
-    140 + (148 + 36 * limits::SOURCES) * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
+    140 + (153 + 36 * limits::SOURCES) * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +117,7 @@ mod tests {
         let mut elsewhere = fs::read(&path).expect("it was written");
         let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
         elsewhere[at + 1..at + 4].copy_from_slice(b"../");
-        for damage in [&b""[..], b"\x01\x00", b"\x05\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
+        for damage in [&b""[..], b"\x01\x00", b"\x06\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
             assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }

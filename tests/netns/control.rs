@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     ("control::a_second_daemon_leaves_the_first_alone", second),
     ("control::the_journal_survives_a_restart", journal),
     ("control::a_crash_does_not_begin_the_uptimes_anew", uptimes),
+    ("control::what_a_metered_uplink_cost_is_not_forgotten_by_a_crash", quota),
 ];
 
 /// Runs a subcommand against the daemon of a setup.
@@ -56,6 +57,7 @@ const UPLINK_FIELDS: &[(&str, &str)] = &[
     ("since", "number"),
     ("hold", "text"),
     ("carrier_losses", "number"),
+    ("probes_sent", "number"),
     ("metered", "flag"),
     ("sparing", "flag"),
     ("families", "table"),
@@ -298,4 +300,23 @@ fn uptimes() {
     setup.lab.plug(1, true);
     let anew = bed::until(PATIENCE, || age(&setup, "wan2") < 3);
     assert!(anew.is_some(), "a real fall begins it anew");
+}
+
+fn quota() {
+    let config =
+        two_wans("\toption metered '1'\n\toption interval '10ms'\n\toption passive '0'\n\tlist track_ip 'gateway'\n");
+    let mut setup = Setup::new("quota", Port::Virtual, &config);
+    setup.wait_way(0);
+    let sent = |setup: &Setup| {
+        let output = ask(setup, &["status", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        status["uplinks"]["wan1"]["probes_sent"].as_u64().unwrap_or(0)
+    };
+    let many = bed::until(PATIENCE, || sent(&setup) >= 400);
+    assert!(many.is_some(), "{} probes", sent(&setup));
+    // A second after each 64th it is saved: at 200 probes a second those of some two seconds may be lost.
+    setup.daemon.kill();
+    setup.start_again();
+    let kept = bed::until(PATIENCE, || sent(&setup) > 0).map(|_| sent(&setup));
+    assert!(kept.is_some_and(|kept| kept >= 64), "{kept:?}");
 }

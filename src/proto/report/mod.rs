@@ -118,6 +118,7 @@ pub fn uplink_fields(config: &UplinkConfig, uplink: &Uplink, now: Instant, out: 
     };
     out.text("hold", hold);
     out.number("carrier_losses", uplink.flaps.into());
+    out.number("probes_sent", uplink.probes.into());
     out.flag("metered", config.probe.metered);
     out.flag("sparing", uplink.probing.sparing);
     if let Some(damping) = &config.damping {
