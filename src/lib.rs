@@ -22,11 +22,11 @@
 //! ```
 //!
 //! Who may import whom (`tests/tidy.rs` reads the sources and says no):
-//! `types, time, limits <- config <- engine <- proto <- sys <- cli <- main`; `sim` uses `engine` and `proto`, never `sys`.
+//! `types, time, sort, limits <- config <- engine <- proto <- sys <- cli <- main`; `sim` uses `engine` and `proto`, never `sys`.
 //!
 //! | module | decides |
 //! |---|---|
-//! | [`types`], [`time`] | the nouns; saturating time |
+//! | [`types`], [`time`], [`sort`] | the nouns; saturating time; order in short lists |
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
@@ -80,6 +80,7 @@ pub mod limits;
 pub mod proto;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod sort;
 pub mod sys;
 pub mod time;
 pub mod types;

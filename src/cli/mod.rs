@@ -64,7 +64,84 @@ struct Words {
     run: Vec<OsString>,
 }
 
-fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt::Error> {
+/// Options that are followed by a value.
+const VALUED: [&str; 14] = [
+    "state", "control", "ubus", "rcvbuf", "log", "since", "confirm", "mark", "from", "proto", "port", "sport", "size", "to",
+];
+
+fn text(word: OsString) -> Result<String, String> {
+    word.into_string().map_err(|word| format!("'{}' is not UTF-8", word.display()))
+}
+
+/// A number of at most `most`.
+fn number(text: &str, most: u64) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number <= most);
+    number.ok_or_else(|| format!("'{text}' is no number from 0 to {most}"))
+}
+
+impl Words {
+    /// Takes a word that no value follows; that of 'use' is given back: after it comes a command with words of its own.
+    fn word(&mut self, word: lexopt::Arg<'_>) -> Result<Option<String>, String> {
+        use lexopt::prelude::*;
+        match word {
+            Short('h') | Long("help") => self.command = "--help".to_owned(),
+            Short('V') | Long("version") => self.command = "--version".to_owned(),
+            Short('v') => self.verbosity = self.verbosity.saturating_add(1),
+            Long("json") => self.json = true,
+            Long("watch") => self.watch = true,
+            Long("follow") => self.follow = true,
+            Long("all") => self.all = true,
+            Value(file) if self.command == "check" && self.config.is_none() => self.config = Some(file.into()),
+            Value(word) if self.command.is_empty() => self.command = text(word)?,
+            Value(uplink) if self.command == "use" => return text(uplink).map(Some),
+            Value(word) if self.args.len() < 3 => self.args.push(text(word)?),
+            _ => return Err(wrong_word(word.unexpected())),
+        }
+        Ok(None)
+    }
+
+    /// Takes an option with its value.
+    fn option(&mut self, name: &str, value: OsString) -> Result<(), String> {
+        match name {
+            "c" => self.config = Some(value.into()),
+            "state" => self.state = value.into(),
+            "control" => self.control = value.into(),
+            "ubus" if value == "none" => self.ubus = Ubus::Off,
+            "ubus" => self.ubus = Ubus::At(value.into()),
+            _ => return self.option_text(name, text(value)?),
+        }
+        Ok(())
+    }
+
+    fn option_text(&mut self, name: &str, value: String) -> Result<(), String> {
+        let most = match name {
+            "log" => {
+                self.syslog = value == "syslog";
+                let known = self.syslog || value == "stderr";
+                return if known { Ok(()) } else { Err(format!("--log {value}: want stderr or syslog")) };
+            }
+            "confirm" => return Ok(self.confirm = Some(value)),
+            "mark" => return Ok(self.details.mark = Some(value)),
+            "from" => return Ok(self.details.from = Some(value)),
+            "proto" => return Ok(self.details.proto = Some(value)),
+            "port" | "sport" => u16::MAX.into(),
+            "to" => u64::MAX,
+            _ => u32::MAX.into(),
+        };
+        let n = number(&value, most)?;
+        match name {
+            "rcvbuf" => self.receive_buffer = Some(n as u32),
+            "since" => self.since = n as u32,
+            "size" => self.size = n as u32,
+            "port" => self.details.port = Some(n as u16),
+            "sport" => self.details.sport = Some(n as u16),
+            _ => self.to = Some(n),
+        }
+        Ok(())
+    }
+}
+
+fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, String> {
     use lexopt::prelude::*;
     let mut words = Words {
         command: String::new(),
@@ -88,53 +165,28 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, lexopt:
         run: Vec::new(),
     };
     let mut parser = lexopt::Parser::from_args(args);
-    while let Some(word) = parser.next()? {
-        match word {
-            Short('h') | Long("help") => words.command = "--help".to_owned(),
-            Short('V') | Long("version") => words.command = "--version".to_owned(),
-            Short('c') => words.config = Some(parser.value()?.into()),
-            Long("state") => words.state = parser.value()?.into(),
-            Long("control") => words.control = parser.value()?.into(),
-            Long("ubus") => {
-                let path = PathBuf::from(parser.value()?);
-                words.ubus = if path.as_os_str() == "none" { Ubus::Off } else { Ubus::At(path) };
-            }
-            Long("rcvbuf") => words.receive_buffer = Some(parser.value()?.parse()?),
-            Long("log") => match parser.value()?.string()?.as_str() {
-                "syslog" => words.syslog = true,
-                "stderr" => words.syslog = false,
-                other => return Err(format!("--log {other}: want stderr or syslog").into()),
-            },
-            Long("json") => words.json = true,
-            Long("watch") => words.watch = true,
-            Long("follow") => words.follow = true,
-            Long("since") => words.since = parser.value()?.parse()?,
-            Long("confirm") => words.confirm = Some(parser.value()?.string()?),
-            Long("mark") => words.details.mark = Some(parser.value()?.string()?),
-            Long("from") => words.details.from = Some(parser.value()?.string()?),
-            Long("proto") => words.details.proto = Some(parser.value()?.string()?),
-            Long("port") => words.details.port = Some(parser.value()?.parse()?),
-            Long("sport") => words.details.sport = Some(parser.value()?.parse()?),
-            Long("size") => words.size = parser.value()?.parse()?,
-            Long("all") => words.all = true,
-            Long("to") => words.to = Some(parser.value()?.parse()?),
-            Short('v') => words.verbosity = words.verbosity.saturating_add(1),
-            Value(command) if words.command.is_empty() => words.command = command.string()?,
-            Value(file) if words.command == "check" && words.config.is_none() => words.config = Some(file.into()),
-            Value(uplink) if words.command == "use" => {
-                words.args.push(uplink.string()?);
+    while let Some(word) = parser.next().map_err(wrong_word)? {
+        let option = match &word {
+            Short('c') => Some("c"),
+            Long(name) => VALUED.into_iter().find(|known| known == name),
+            _ => None,
+        };
+        let Some(option) = option else {
+            if let Some(rest) = words.word(word)? {
+                words.args.push(rest);
                 // All that follows belongs to the command, options too.
-                words.run = parser.raw_args()?.collect();
+                words.run = parser.raw_args().map_err(wrong_word)?.collect();
             }
-            Value(word) if !words.command.is_empty() && words.args.len() < 3 => words.args.push(word.string()?),
-            _ => return Err(word.unexpected()),
-        }
+            continue;
+        };
+        let value = parser.value().map_err(wrong_word)?;
+        words.option(option, value)?;
     }
     Ok(words)
 }
 
 /// What is wrong with a word. lexopt's own texts go through `Debug`, which release builds leave out.
-fn wrong_word(error: &lexopt::Error) -> String {
+fn wrong_word(error: lexopt::Error) -> String {
     match error {
         lexopt::Error::MissingValue { option: Some(option) } => format!("missing argument for option '{option}'"),
         lexopt::Error::MissingValue { option: None } => "missing argument".to_owned(),
@@ -143,9 +195,8 @@ fn wrong_word(error: &lexopt::Error) -> String {
         lexopt::Error::UnexpectedValue { option, value } => {
             format!("unexpected argument for option '{option}': '{}'", value.display())
         }
-        lexopt::Error::ParsingFailed { value, error } => format!("cannot parse argument '{value}': {error}"),
-        lexopt::Error::NonUnicodeValue(word) => format!("argument is invalid unicode: '{}'", word.display()),
-        lexopt::Error::Custom(error) => error.to_string(),
+        // Those that are left come from conversions, which are ours.
+        _ => "a word that makes no sense".to_owned(),
     }
 }
 
@@ -154,7 +205,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = match read_words(words) {
         Ok(words) => words,
         Err(error) => {
-            eprintln!("linkwatch: {}; see linkwatch --help", wrong_word(&error));
+            eprintln!("linkwatch: {error}; see linkwatch --help");
             return ExitCode::from(2);
         }
     };

@@ -11,7 +11,7 @@ use crate::engine::{Action, Command, Engine, Event, Hold};
 use crate::proto::report::Sink;
 use crate::proto::report::json::Json;
 use crate::proto::trace::Step;
-use crate::proto::trace::pack::Pack;
+use crate::proto::pack::Pack;
 use crate::proto::trace::replay::{Line, Summary, replay};
 use crate::sys::clock;
 use crate::sys::file::read_at_most;

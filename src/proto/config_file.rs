@@ -17,6 +17,7 @@ use crate::config::{
     UplinkConfig,
 };
 use crate::limits;
+use crate::sort::sort;
 use crate::time::Duration;
 use crate::types::{IfName, Name, PolicySlot, Prefix, UplinkId, UplinkSlot};
 use probe::Probes;
@@ -590,7 +591,7 @@ impl Reader {
 
 /// Stable: file order among equals.
 fn by_metric(members: &mut [Member]) {
-    members.sort_by_key(|m| m.metric);
+    sort(members, |a, b| a.metric < b.metric);
 }
 
 fn diagnostic(section: &Section, value: Option<&Value>, message: String) -> Diagnostic {

@@ -10,6 +10,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::Pack;
 use super::report::Sink;
 use crate::engine::Hold;
 use crate::engine::explain::Packet;
@@ -108,7 +109,7 @@ impl core::error::Error for Error {}
 pub fn encode_request(request: &Request<'_>, buf: &mut [u8; REQUEST_MAX]) -> Result<usize, Error> {
     let (head, body) = buf.split_at_mut(HEAD);
     let too_long = Error::TooLong(REQUEST_MAX);
-    let len = postcard::to_slice(request, body).map_err(|_| too_long)?.len();
+    let len = Pack::fit(request, body).ok_or(too_long)?;
     write_head(head, len);
     Ok(HEAD + len)
 }
@@ -180,9 +181,7 @@ impl<'a> FrameWriter<'a> {
 
     /// Adds an item.
     pub fn item(&mut self, item: Item<'_>) {
-        let written =
-            self.buf.get_mut(self.len..).and_then(|room| postcard::to_slice(&item, room).ok()).map(|w| w.len());
-        match written {
+        match self.buf.get_mut(self.len..).and_then(|room| Pack::fit(&item, room)) {
             Some(len) => self.len += len,
             None => self.overflowed = true,
         }

@@ -12,6 +12,7 @@ pub mod netlink;
 pub mod nfnetlink;
 pub mod nft;
 mod nft_rules;
+pub mod pack;
 pub mod probe;
 pub mod report;
 pub mod rtnl;

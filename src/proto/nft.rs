@@ -240,18 +240,23 @@ fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
+/// Whether the word is in the text; std's search for words is two kilobytes.
+fn has(text: &str, word: &str) -> bool {
+    text.as_bytes().windows(word.len()).any(|part| part == word.as_bytes())
+}
+
 impl Set {
     /// The stamp that tells which elements of the configuration a set was written with; `None` for those that only we fill.
     pub fn stamp(&self) -> Option<u32> {
-        let open = self.name != STAMP && self.name != STRAYS && !self.name.contains("..");
+        let open = self.name != STAMP && self.name != STRAYS && !has(&self.name, "..");
         open.then(|| fnv(&format!("{} {}", self.name, self.elements)))
     }
 
     /// Whether a set of this name with such elements can stay.
     fn is_like(&self, key_len: u32, timeout: u64) -> bool {
-        let own_len = if self.body.contains("ipv6_addr") { 16 } else { 4 };
-        let own_timeout = self.body.rsplit("timeout ").next().and_then(|t| t.strip_suffix("s;")?.parse().ok());
-        self.body.contains("inet_proto") || own_len == key_len && own_timeout.unwrap_or(0) == timeout
+        let own_len = if has(&self.body, "ipv6_addr") { 16 } else { 4 };
+        let own_timeout = self.body.split(' ').find_map(|word| word.strip_suffix("s;")?.parse().ok());
+        has(&self.body, "inet_proto") || own_len == key_len && own_timeout.unwrap_or(0) == timeout
     }
 }
 

@@ -122,7 +122,7 @@ pub struct Daemon {
     answers: Answers,
     prober: Box<Prober>,
     options: Options,
-    stored: State,
+    stored: Box<State>,
     /// The state file could not be written, and that was said.
     unsaved: bool,
     mode: Mode,
@@ -143,7 +143,7 @@ impl Daemon {
     ///
     /// # Errors
     /// No sockets, or no privileges.
-    pub fn open(config: &Config, options: Options) -> io::Result<Self> {
+    pub fn open(config: &Config, options: Options) -> io::Result<Box<Self>> {
         let (clock, boot) = (Clock::start(), Boot::read());
         let mut stored = store::load(&options.state);
         stored.history.grow_older(boot.since(&stored.saved));
@@ -163,7 +163,7 @@ impl Daemon {
         let mut engine = Box::write(Box::new_uninit(), Engine::empty(clock.now()));
         engine.reconfigure(&with_names, clock.now());
         engine.restore(&stored.history, clock.now());
-        Ok(Self {
+        Ok(Box::new(Self {
             engine: Recorder::new(engine),
             config: Box::new(config.clone()),
             bus,
@@ -188,7 +188,7 @@ impl Daemon {
             control: None,
             ration: Ration::default(),
             before: None,
-        })
+        }))
     }
 
     /// Whether we may change routes: asks the kernel to delete a route that is not there.

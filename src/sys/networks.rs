@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::sort::sort;
+
 /// At most so many of each family are shown.
 const MOST: usize = 64;
 
@@ -11,7 +13,7 @@ pub fn connected() -> [Vec<String>; 2] {
     let mut four: Vec<String> = text("/proc/net/route").lines().filter_map(network4).take(MOST).collect();
     let mut six: Vec<String> = text("/proc/net/ipv6_route").lines().filter_map(network6).take(MOST).collect();
     [&mut four, &mut six].into_iter().for_each(|list| {
-        list.sort_unstable();
+        sort(list, |a, b| a < b);
         list.dedup();
     });
     [four, six]

@@ -12,6 +12,7 @@ use super::file::{make_folder_of, read_at_most};
 use super::journal::Journal;
 use crate::engine::Snapshot;
 use crate::limits;
+use crate::proto::pack::Pack;
 use crate::types::{Family, IfName, Name, Prefix};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
@@ -58,25 +59,27 @@ pub struct OldValue {
 }
 
 /// Reads the file; an empty state when it is absent or makes no sense.
-pub fn load(path: &Path) -> State {
-    let bytes = match read_at_most(path, SIZE) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return State::default(),
-        Err(error) => {
-            log::warn!("state file {}: {error}; starting without history", path.display());
-            return State::default();
-        }
+pub fn load(path: &Path) -> Box<State> {
+    let why = match read_at_most(path, SIZE) {
+        Ok(bytes) => match decode(&bytes) {
+            Some(state) => return state,
+            None => "damaged or of another version".to_owned(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Box::default(),
+        Err(error) => error.to_string(),
     };
-    let state = match bytes.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).ok(),
-        _ => None,
+    log::warn!("state file {}: {why}; starting without history", path.display());
+    Box::default()
+}
+
+fn decode(bytes: &[u8]) -> Option<Box<State>> {
+    let (&version, rest) = bytes.split_first()?;
+    let state: Box<State> = match version {
+        VERSION => Box::new(postcard::from_bytes(rest).ok()?),
+        _ => return None,
     };
     // A device name from a file becomes part of a path: none that could lead elsewhere.
-    let state = state.filter(|s: &State| s.linkdown.iter().all(|o| IfName::new(o.device.as_bytes()) == Some(o.device)));
-    state.unwrap_or_else(|| {
-        log::warn!("state file {}: damaged or of another version; starting without history", path.display());
-        State::default()
-    })
+    state.linkdown.iter().all(|o| IfName::new(o.device.as_bytes()) == Some(o.device)).then_some(state)
 }
 
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.
@@ -84,19 +87,14 @@ pub fn load(path: &Path) -> State {
 /// # Errors
 /// The folder is full, read-only or absent.
 pub fn save(path: &Path, state: &State) -> io::Result<()> {
-    let mut buf = [0; SIZE];
-    let used = match buf.split_first_mut() {
-        Some((version, rest)) => {
-            *version = VERSION;
-            postcard::to_slice(state, rest).map_err(|_| io::ErrorKind::InvalidData)?.len() + 1
-        }
-        None => 0,
-    };
+    let mut bytes = Vec::with_capacity(SIZE);
+    bytes.push(VERSION);
+    Pack::append(state, &mut bytes);
     make_folder_of(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(buf.get(..used).unwrap_or(&[]))?;
+    file.write_all(&bytes)?;
     fs::rename(&beside, path)
 }
 
@@ -112,14 +110,14 @@ mod tests {
         let device = IfName::new(b"wan").expect("a device name");
         state.linkdown.push(OldValue { device, family: Family::V6, on: true }).expect("it fits");
         save(&path, &state).expect("a writable folder");
-        assert_eq!(load(&path), state);
+        assert_eq!(*load(&path), state);
         // The same with a name that would lead out of the folder of sysctls is damage.
         let mut elsewhere = fs::read(&path).expect("it was written");
         let at = elsewhere.windows(4).position(|w| w == b"\x03wan").expect("the name's length and the name");
         elsewhere[at + 1..at + 4].copy_from_slice(b"../");
         for damage in [&b""[..], b"\x01\x00", b"\x06\xff\xff\xff\xff", &elsewhere, &[1; 1 << 20]] {
             fs::write(&path, damage).expect("a writable folder");
-            assert_eq!(load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
+            assert_eq!(*load(&path), State::default(), "{:?}", &damage[..damage.len().min(24)]);
         }
         fs::remove_dir_all(&folder).expect("our own folder");
     }

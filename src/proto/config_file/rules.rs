@@ -8,6 +8,7 @@ use super::{Reader, Section, Value};
 use crate::config::{RuleConfig, RuleTarget, SetConfig, Span};
 use crate::engine::marks;
 use crate::limits;
+use crate::sort::sort;
 use crate::time::Duration;
 use crate::types::{Family, IfName, Mac, Name, PolicySlot, PortRange, Prefix, SetName};
 
@@ -184,7 +185,7 @@ impl Reader {
         self.narrow(section, &mut rule, &dst);
         for (value, place) in [(src_set, true), (dst_set, false)] {
             if let Some(v) = value.filter(|v| !self.config.sets.iter().any(|s| s.name.as_str() == v.value)) {
-                let shown = v.value.escape_debug().to_string();
+                let shown = v.value.escape_default().to_string();
                 self.warn(
                     section,
                     Some(v),
@@ -313,7 +314,7 @@ impl Reader {
 
     /// Ranges that touch or overlap become one.
     fn keep_ports(&mut self, section: &Section, mut list: Vec<PortRange>) -> Span {
-        list.sort_by_key(|r| (r.first, r.last));
+        sort(&mut list, |a, b| (a.first, a.last) < (b.first, b.last));
         let mut kept: Vec<PortRange> = Vec::new();
         for range in list {
             match kept.last_mut().filter(|last| range.first <= last.last.saturating_add(1)) {

@@ -10,7 +10,6 @@
 
 pub mod coder;
 pub mod model;
-pub mod pack;
 pub mod replay;
 
 use core::fmt;
@@ -22,11 +21,11 @@ use crate::config::Config;
 use crate::engine::event::{LinkSource, ProbeOutcome};
 use crate::engine::{Action, Engine, Event};
 use crate::limits;
+use crate::proto::pack::Pack;
 use crate::time::Instant;
 use crate::types::IfIndex;
 use coder::{Decoder, Encoder};
 use model::{Kind, Model, PART};
-use pack::Pack;
 
 /// The first bytes of a file.
 pub const MAGIC: [u8; 4] = *b"LWTR";

@@ -11,10 +11,10 @@
 //! recorded is what the engine knew. Times of all other events stay as they are, unless they would be before the last.
 
 use super::coder::{Bit, Coder, Number, tree};
-use super::pack::Pack;
 use crate::engine::action::ProbeRequest;
 use crate::engine::event::{ProbeId, ProbeOutcome};
 use crate::limits;
+use crate::proto::pack::Pack;
 use crate::time::Instant;
 use crate::types::UplinkSlot;
 
@@ -141,7 +141,7 @@ pub struct Model {
     alone: bool,
     /// The bytes that were read last; room for those to be written.
     read: Vec<u8>,
-    pack: Pack,
+    pack: Vec<u8>,
     /// By uplink and target; those beyond the highest in use are not there.
     tracks: Vec<Option<Track>>,
     counted: Vec<Counted>,
@@ -193,7 +193,7 @@ impl Model {
             lasts: vec![Last { len: 0, bytes: [0; PLACES] }; SLOTS],
             alone: false,
             read: Vec::new(),
-            pack: Pack(Vec::with_capacity(64 + 16 * limits::GROUP)),
+            pack: Vec::with_capacity(64 + 16 * limits::GROUP),
             tracks: Vec::with_capacity(limits::UPLINKS * limits::TARGETS),
             counted: Vec::with_capacity(limits::UPLINKS),
         }
@@ -434,9 +434,9 @@ impl Model {
     {
         if !C::READS {
             let mut pack = std::mem::take(&mut self.pack);
-            pack.0.clear();
-            let _ = value?.serialize(&mut pack);
-            let done = self.bytes(c, kind, &pack.0);
+            pack.clear();
+            Pack::append(value?, &mut pack);
+            let done = self.bytes(c, kind, &pack);
             self.pack = pack;
             done?;
             return value.copied();

@@ -1,11 +1,11 @@
 //! A recorded run lived through again: the engine of this program gets what that one got, at the same times, and must wish
 //! for the same.
 
-use super::pack::Pack;
 use super::{Ending, Error, Head, Reader, Step};
 use crate::config::Config;
 use crate::engine::{Action, Engine};
 use crate::limits;
+use crate::proto::pack::Pack;
 use crate::time::{Duration, Instant};
 
 /// Wishes at one time that the recorded engine did not have: more are not asked for.

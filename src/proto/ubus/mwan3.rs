@@ -16,7 +16,8 @@ use crate::engine::uplink::Uplink;
 use crate::engine::{Engine, Hold, State};
 use crate::limits;
 use crate::proto::report::{self, Sink, words};
-use crate::time::Instant;
+use crate::sort::sort;
+use crate::time::{Instant, micros};
 use crate::types::{Family, Name, PolicySlot};
 
 /// What mwan3 calls the state of an interface.
@@ -172,7 +173,7 @@ fn fields(config: &UplinkConfig, uplink: &Uplink, logical: Option<&Interface>, n
     let age = uplink.probing.tracks.iter().filter_map(|t| t.window.age(0, now)).min();
     let turns = match probe.targets.is_empty() {
         true => 0,
-        false => leg.age(now).as_micros() / probe.interval.as_micros().max(1),
+        false => micros(leg.age(now)) / micros(probe.interval).max(1),
     };
     let link_up = uplink.watch.link().is_some_and(|l| l.admin_up && l.carrier);
     let tracking = match (probe.targets.is_empty(), uplink.hold, link_up) {
@@ -250,8 +251,8 @@ impl Rounds {
     fn of(probe: &ProbeConfig, tracks: &[Track]) -> Self {
         let mut silent: heapless::Vec<u32, { limits::TARGETS }> = tracks.iter().map(|t| row(t, false)).collect();
         let mut answered: heapless::Vec<u32, { limits::TARGETS }> = tracks.iter().map(|t| row(t, true)).collect();
-        silent.sort_unstable();
-        answered.sort_unstable_by(|a, b| b.cmp(a));
+        sort(&mut silent, |a, b| a < b);
+        sort(&mut answered, |a, b| a > b);
         // Of targets that have been silent for 0, 2 and 5 rounds, two are there again only when the second one is.
         let needed = usize::from(probe.reliability.max(1)) - 1;
         let failed = silent.get(needed).or(silent.last()).copied().unwrap_or(0);

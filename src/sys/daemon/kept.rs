@@ -7,7 +7,7 @@ impl Daemon {
     pub fn forget(&mut self) {
         self.put_back_sysctls();
         crate::sys::bind::forget();
-        self.stored = State::default();
+        self.stored = Box::default();
         let _ = std::fs::remove_file(&self.options.state);
     }
 

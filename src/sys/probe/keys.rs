@@ -33,10 +33,10 @@ pub struct Keys {
 impl Keys {
     /// Fresh ones.
     pub fn new(now: Instant) -> Self {
-        let random = RandomState::new().hash_one(0);
+        let random = random();
         let secret =
             Secret { base: random as u16, count: IDS as u16, tags: [(random >> 16) as u32, (random >> 32) as u32] };
-        Self { now: RandomState::new(), before: RandomState::new(), since: now, secret }
+        Self { now: fresh(), before: fresh(), since: now, secret }
     }
 
     /// Takes a new key when it is time; whether the filters must learn a new tag.
@@ -44,10 +44,10 @@ impl Keys {
         if now.since(self.since) < LIFE {
             return false;
         }
-        self.before = std::mem::take(&mut self.now);
+        self.before = std::mem::replace(&mut self.now, fresh());
         self.since = now;
         let [tag, _] = self.secret.tags;
-        self.secret.tags = [RandomState::new().hash_one(0) as u32, tag];
+        self.secret.tags = [random() as u32, tag];
         true
     }
 
@@ -95,9 +95,15 @@ fn cookie(key: &RandomState, echo: &Echo, target: IpAddr, ifindex: u32) -> u64 {
     hasher.finish()
 }
 
+#[inline(never)]
+fn fresh() -> RandomState {
+    RandomState::new()
+}
+
 /// A random number.
+#[inline(never)]
 pub fn random() -> u64 {
-    RandomState::new().hash_one(0)
+    fresh().hash_one(0)
 }
 
 #[cfg(test)]

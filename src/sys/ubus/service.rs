@@ -351,12 +351,15 @@ impl Service {
     /// restart of the bus that takes two seconds.
     fn run_errands(&mut self, client: &mut Client, now: Instant) {
         let mut waiting = [false; SETUP.paths.len()];
-        self.errands.retain(|(errand, since)| {
-            let Some(waits) = waiting.get_mut(errand.path()) else { return false };
-            let made = !*waits && run(errand, client, now).is_ok();
+        for _ in 0..self.errands.len() {
+            let Some((errand, since)) = self.errands.pop_front() else { return };
+            let Some(waits) = waiting.get_mut(errand.path()) else { continue };
+            let made = !*waits && run(&errand, client, now).is_ok();
             *waits |= !made;
-            !made && now.since(*since) < ERRAND_LASTS
-        });
+            if !made && now.since(since) < ERRAND_LASTS {
+                self.errands.push_back((errand, since));
+            }
+        }
     }
 
     fn tell(&mut self, notice: &Notice, line: &str, client: &mut Client, engine: &Engine, now: Instant) {

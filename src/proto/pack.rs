@@ -1,7 +1,8 @@
-//! Values as bytes, in postcard's format, written with little code.
+//! Values as bytes, in postcard's format, written with little code: the saved state, the control socket, recorded runs.
 //!
 //! postcard's own writer is meant to be compiled into every place that uses it: fast, and forty kilobytes for an engine. Here
-//! every number goes through one function that is a call. What is written is the same (`pack_writes_what_postcard_reads`).
+//! every number goes through one function that is a call, and nothing fails on the way: where the room ends, the rest is
+//! left out, and that is asked once. What is written is the same (`pack_writes_what_postcard_reads`).
 
 use core::fmt;
 
@@ -11,37 +12,98 @@ use serde::ser::{
     SerializeTupleVariant, Serializer,
 };
 
-/// The bytes so far.
-#[derive(Debug, Default)]
-pub struct Pack(pub Vec<u8>);
+/// Where bytes go.
+trait Room {
+    fn put(&mut self, bytes: &[u8]);
+}
 
-impl Pack {
-    /// The bytes of a value. What cannot be written, which no value of ours is, is cut off.
+impl Room for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// A buffer of fixed size.
+struct Fixed<'a> {
+    buf: &'a mut [u8],
+    /// Bytes that were to be written; those beyond the end are not.
+    len: usize,
+}
+
+impl Room for Fixed<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.len.saturating_add(bytes.len());
+        if let Some(place) = self.buf.get_mut(self.len..end) {
+            place.copy_from_slice(bytes);
+        }
+        self.len = end;
+    }
+}
+
+/// Writes values.
+pub struct Pack<'a> {
+    room: &'a mut dyn Room,
+}
+
+impl Pack<'_> {
+    /// The bytes of a value.
     pub fn of(value: &impl Serialize) -> Vec<u8> {
-        let mut pack = Self::default();
-        let _ = value.serialize(&mut pack);
-        pack.0
+        let mut bytes = Vec::new();
+        Self::append(value, &mut bytes);
+        bytes
+    }
+
+    /// Adds the bytes of a value.
+    pub fn append(value: &impl Serialize, bytes: &mut Vec<u8>) {
+        let Ok(()) = value.serialize(&mut Pack { room: bytes });
+    }
+
+    /// Writes a value into a buffer; its length, or `None` when it is longer than the buffer.
+    pub fn fit(value: &impl Serialize, buf: &mut [u8]) -> Option<usize> {
+        let most = buf.len();
+        let mut room = Fixed { buf, len: 0 };
+        let Ok(()) = value.serialize(&mut Pack { room: &mut room });
+        Some(room.len).filter(|len| *len <= most)
     }
 
     /// Seven bits at a time, lowest first; the highest bit says that more follow.
     #[inline(never)]
     fn number(&mut self, mut n: u64) {
         while n >= 0x80 {
-            self.0.push(n as u8 | 0x80);
+            self.byte(n as u8 | 0x80);
             n >>= 7;
         }
-        self.0.push(n as u8);
+        self.byte(n as u8);
     }
 
     #[inline(never)]
     fn byte(&mut self, byte: u8) {
-        self.0.push(byte);
+        self.room.put(&[byte]);
     }
 
     #[inline(never)]
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
+        self.room.put(bytes);
+    }
+}
+
+/// What can go wrong with values of ours: nothing. So no field's writing needs to be followed by a question.
+#[derive(Debug)]
+pub enum Never {}
+
+impl fmt::Display for Never {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+impl core::error::Error for Never {}
+
+impl serde::ser::Error for Never {
+    /// No type of ours comes here; serde's own that do are paths, times of day and locks, which nobody saves or sends.
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        unreachable!("{message}")
     }
 }
 
@@ -50,7 +112,7 @@ fn zigzag(n: i64) -> u64 {
     (n << 1 ^ n >> 63) as u64
 }
 
-type Done = Result<(), fmt::Error>;
+type Done = Result<(), Never>;
 
 macro_rules! numbers {
     ($($name:ident $kind:ty => |$pack:ident, $n:ident| $write:expr;)*) => {
@@ -62,9 +124,9 @@ macro_rules! numbers {
     };
 }
 
-impl Serializer for &mut Pack {
+impl Serializer for &mut Pack<'_> {
     type Ok = ();
-    type Error = fmt::Error;
+    type Error = Never;
     type SerializeSeq = Self;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
@@ -87,12 +149,14 @@ impl Serializer for &mut Pack {
         serialize_bytes &[u8] => |pack, bytes| pack.bytes(bytes);
     }
 
-    fn serialize_f32(self, _: f32) -> Done {
-        Err(fmt::Error)
+    fn serialize_f32(self, n: f32) -> Done {
+        self.room.put(&n.to_le_bytes());
+        Ok(())
     }
 
-    fn serialize_f64(self, _: f64) -> Done {
-        Err(fmt::Error)
+    fn serialize_f64(self, n: f64) -> Done {
+        self.room.put(&n.to_le_bytes());
+        Ok(())
     }
 
     fn serialize_char(self, c: char) -> Done {
@@ -137,39 +201,40 @@ impl Serializer for &mut Pack {
         value.serialize(self)
     }
 
-    fn serialize_seq(self, len: Option<usize>) -> Result<Self, fmt::Error> {
-        self.number(len.ok_or(fmt::Error)? as u64);
+    fn serialize_seq(self, len: Option<usize>) -> Result<Self, Never> {
+        // All of ours know their length.
+        self.number(len.unwrap_or(0) as u64);
         Ok(self)
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Self, fmt::Error> {
+    fn serialize_tuple(self, _: usize) -> Result<Self, Never> {
         Ok(self)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, fmt::Error> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Self, Never> {
         Ok(self)
     }
 
-    fn serialize_tuple_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, fmt::Error> {
+    fn serialize_tuple_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, Never> {
         self.number(at.into());
         Ok(self)
     }
 
-    fn serialize_map(self, len: Option<usize>) -> Result<Self, fmt::Error> {
+    fn serialize_map(self, len: Option<usize>) -> Result<Self, Never> {
         self.serialize_seq(len)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, fmt::Error> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Self, Never> {
         Ok(self)
     }
 
-    fn serialize_struct_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, fmt::Error> {
+    fn serialize_struct_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, Never> {
         self.number(at.into());
         Ok(self)
     }
 
-    fn collect_str<T: fmt::Display + ?Sized>(self, _: &T) -> Done {
-        Err(fmt::Error)
+    fn collect_str<T: fmt::Display + ?Sized>(self, text: &T) -> Done {
+        self.serialize_str(&text.to_string())
     }
 
     fn is_human_readable(&self) -> bool {
@@ -179,9 +244,9 @@ impl Serializer for &mut Pack {
 
 macro_rules! parts {
     ($($part:ident :: $add:ident ($($name:ty)?);)*) => {
-        $(impl $part for &mut Pack {
+        $(impl $part for &mut Pack<'_> {
             type Ok = ();
-            type Error = fmt::Error;
+            type Error = Never;
 
             fn $add<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Done {
                 value.serialize(&mut **self)
@@ -203,9 +268,9 @@ parts! {
     SerializeStructVariant::serialize_field(&'static str);
 }
 
-impl SerializeMap for &mut Pack {
+impl SerializeMap for &mut Pack<'_> {
     type Ok = ();
-    type Error = fmt::Error;
+    type Error = Never;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Done {
         key.serialize(&mut **self)
@@ -231,7 +296,7 @@ mod tests {
 
     #[test]
     fn pack_writes_what_postcard_reads() {
-        let text = include_bytes!("../../../openwrt/files/linkwatch.config");
+        let text = include_bytes!("../../openwrt/files/linkwatch.config");
         let config = config_file::read(text, Dialect::Linkwatch, &[]).config.expect("the example");
         let bytes = Pack::of(&*config);
         assert_eq!(postcard::from_bytes::<Config>(&bytes).as_ref(), Ok(&*config));
