@@ -45,7 +45,7 @@ pub use action::{Action, Dump, Op, Token};
 pub use command::{Command, Hold};
 pub use event::{Event, Feed};
 pub use notice::{Notice, Object};
-pub use snapshot::Snapshot;
+pub use snapshot::{Preference, Snapshot, Standing, UplinkHistory};
 pub use uplink::{Reason, State};
 
 use crate::config::{Config, UplinkConfig};

@@ -19,3 +19,4 @@ pub mod rtnl;
 pub mod trace;
 pub mod ubus;
 pub mod uci;
+pub mod unpack;

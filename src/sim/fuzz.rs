@@ -28,6 +28,7 @@ use crate::proto::config_file::{self, Dialect};
 use crate::proto::describe::{Style, describe};
 use crate::proto::netlink::{HEADER, Malformed, messages};
 use crate::proto::rtnl::{Answers, decode_notification, encode};
+use crate::proto::unpack::Unpack;
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
 
@@ -210,12 +211,12 @@ pub fn engine(bytes: &[u8]) {
 
 /// Whether the bytes are a saved state of today's layout.
 pub fn is_snapshot(bytes: &[u8]) -> bool {
-    postcard::from_bytes::<Snapshot>(bytes).is_ok()
+    matches!(Unpack::first::<Snapshot>(bytes), Some((_, [])))
 }
 
 /// A saved state: postcard as the state file holds it, without the version byte.
 pub fn snapshot(bytes: &[u8]) {
-    let Ok(saved) = postcard::from_bytes::<Snapshot>(bytes) else { return };
+    let Some((saved, [])) = Unpack::first::<Snapshot>(bytes) else { return };
     let mut world = World::new(two_wans(true));
     world.saved = Some(saved);
     world.start();

@@ -29,8 +29,8 @@ pub struct Entry {
 /// The last [`limits::JOURNAL`] notices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
-    entries: Deque<Entry, { limits::JOURNAL }>,
-    next: u32,
+    pub(super) entries: Deque<Entry, { limits::JOURNAL }>,
+    pub(super) next: u32,
 }
 
 impl Journal {

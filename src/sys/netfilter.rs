@@ -16,6 +16,9 @@ const STRAYS_MS: u64 = 10_000;
 /// Bytes of an answer; an error repeats the request.
 const ANSWER: usize = 1024;
 
+/// Writes a request with a number into a buffer; its length.
+type Encode<'a> = dyn FnMut(u32, &mut [u8]) -> Result<usize, netlink::Full> + 'a;
+
 /// The sockets; each may be missing in a kernel without that part.
 pub struct Netfilter {
     requests: Option<Socket>,
@@ -36,11 +39,11 @@ impl Netfilter {
     }
 
     /// Sends a request and reads all answers; the first error, and the number in an answer if there is one.
-    fn exchange(&mut self, encode: impl FnOnce(u32, &mut [u8]) -> usize) -> (Errno, Option<u32>) {
+    fn exchange(&mut self, encode: &mut Encode<'_>) -> (Errno, Option<u32>) {
         self.seq = self.seq.wrapping_add(1).max(1);
         let Some(socket) = &self.requests else { return (Errno::EPROTONOSUPPORT, None) };
         let mut request = [0; nfnetlink::REQUEST];
-        let len = encode(self.seq, &mut request);
+        let len = encode(self.seq, &mut request).unwrap_or(0);
         if let Err(error) = socket.send(request.get(..len).unwrap_or(&[])) {
             return (rtnl::errno(error.raw_os_error().unwrap_or(i32::MAX)), None);
         }
@@ -67,14 +70,14 @@ impl Netfilter {
 
     /// Whether our table is there with this stamp.
     pub fn ask(&mut self, stamp: u32) -> Errno {
-        self.exchange(|seq, buf| nfnetlink::encode_ask(stamp, seq, buf).unwrap_or(0)).0
+        self.exchange(&mut |seq, buf| nfnetlink::encode_ask(stamp, seq, buf)).0
     }
 
     /// What is in our table; nothing where the kernel does not tell all of it.
     pub fn remains(&mut self, table: &Table, buf: &mut [u8]) -> Remains {
         let mut remains = Remains::default();
-        if !(self.list(nfnetlink::encode_chains, &mut remains, buf)
-            && self.list(nfnetlink::encode_sets, &mut remains, buf))
+        if !(self.list(&mut nfnetlink::encode_chains, &mut remains, buf)
+            && self.list(&mut nfnetlink::encode_sets, &mut remains, buf))
         {
             log::debug!("netfilter does not tell what is in our table");
             return Remains::default();
@@ -85,12 +88,7 @@ impl Netfilter {
     }
 
     /// Reads a dump to its end; whether all of it came.
-    fn list(
-        &mut self,
-        encode: fn(u32, &mut [u8]) -> Result<usize, netlink::Full>,
-        remains: &mut Remains,
-        buf: &mut [u8],
-    ) -> bool {
+    fn list(&mut self, encode: &mut Encode<'_>, remains: &mut Remains, buf: &mut [u8]) -> bool {
         self.seq = self.seq.wrapping_add(1).max(1);
         let Some(socket) = &self.requests else { return false };
         let mut request = [0; nfnetlink::REQUEST];
@@ -124,18 +122,18 @@ impl Netfilter {
 
     /// Deletes our table.
     pub fn delete_table(&mut self) -> Errno {
-        self.exchange(|seq, buf| nfnetlink::encode_delete(seq, buf).unwrap_or(0)).0
+        self.exchange(&mut |seq, buf| nfnetlink::encode_delete(seq, buf)).0
     }
 
     /// Forgets connections with a mark, or all of a family; how many it were, by the number of all of them.
     pub fn forget(&mut self, family: Family, mark: Option<FwMark>) -> (u32, Errno) {
-        let count = |this: &mut Self| this.exchange(|seq, buf| ctnetlink::encode_count(seq, buf).unwrap_or(0)).1;
-        let strays = self.exchange(|seq, buf| nfnetlink::encode_strays(STRAYS_MS, seq, buf).unwrap_or(0)).0;
+        let count = |this: &mut Self| this.exchange(&mut |seq, buf| ctnetlink::encode_count(seq, buf)).1;
+        let strays = self.exchange(&mut |seq, buf| nfnetlink::encode_strays(STRAYS_MS, seq, buf)).0;
         if strays != Errno::OK {
             log::debug!("strays are not rejected: {strays}");
         }
         let before = count(self);
-        let (errno, _) = self.exchange(|seq, buf| ctnetlink::encode_delete(family, mark, seq, buf).unwrap_or(0));
+        let (errno, _) = self.exchange(&mut |seq, buf| ctnetlink::encode_delete(family, mark, seq, buf));
         let after = count(self);
         (before.zip(after).map_or(0, |(before, after)| before.saturating_sub(after)), errno)
     }

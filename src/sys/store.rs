@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Boot;
 use super::file::{make_folder_of, read_at_most};
-use super::journal::Journal;
+use super::journal::{Entry, Journal};
 use crate::engine::Snapshot;
 use crate::limits;
 use crate::proto::pack::Pack;
+use crate::proto::unpack::{Packed, Unpack, fields};
 use crate::types::{Family, IfName, Name, Prefix};
 
 /// First byte of the file: the layout of the rest. Another number is another layout, and ignored.
@@ -58,6 +59,27 @@ pub struct OldValue {
     pub on: bool,
 }
 
+fields! {
+    Boot { id, seconds }
+    Entry { seq, time, uplink, text }
+    Journal { entries, next }
+    Named { devices, delegated }
+    OldValue { device, family, on }
+}
+
+impl Packed<'_> for Box<State> {
+    fn unpack(from: &mut Unpack<'_>) -> Self {
+        let mut state = Self::default();
+        state.history = Packed::unpack(from);
+        state.saved = Packed::unpack(from);
+        state.linkdown = Packed::unpack(from);
+        state.named = Packed::unpack(from);
+        state.journal = Packed::unpack(from);
+        state.spread = Packed::unpack(from);
+        state
+    }
+}
+
 /// Reads the file; an empty state when it is absent or makes no sense.
 pub fn load(path: &Path) -> Box<State> {
     let why = match read_at_most(path, SIZE) {
@@ -74,12 +96,15 @@ pub fn load(path: &Path) -> Box<State> {
 
 fn decode(bytes: &[u8]) -> Option<Box<State>> {
     let (&version, rest) = bytes.split_first()?;
-    let state: Box<State> = match version {
-        VERSION => Box::new(postcard::from_bytes(rest).ok()?),
-        _ => return None,
-    };
-    // A device name from a file becomes part of a path: none that could lead elsewhere.
-    state.linkdown.iter().all(|o| IfName::new(o.device.as_bytes()) == Some(o.device)).then_some(state)
+    if version != VERSION {
+        return None;
+    }
+    // Not Box::new: the stack would hold it twice more.
+    match Unpack::first::<Box<State>>(rest)? {
+        // A device's name becomes part of a path.
+        (state, []) => state.linkdown.iter().all(|o| !o.device.is_none()).then_some(state),
+        _ => None,
+    }
 }
 
 /// Writes the file: beside it first, then renamed over it, so that no reader sees half of it.

@@ -96,7 +96,7 @@ impl Datagrams {
         let padding = usize::from(config.size).saturating_sub(echo::TICKET);
         let secret = self.keys.secret();
         let place = if family == Family::V4 { &mut self.echo[0] } else { &mut self.echo[1] };
-        let socket = opened(place, || match family {
+        let socket = opened(place, &|| match family {
             Family::V4 => {
                 let socket = Socket::open(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)?;
                 socket.filter(&filter::echo_v4(secret))?;
@@ -127,7 +127,7 @@ impl Datagrams {
         let path = &request.path;
         match (request.target, path.source) {
             (IpAddr::V4(target), IpAddr::V4(source)) => {
-                let socket = opened(&mut self.arp, || {
+                let socket = opened(&mut self.arp, &|| {
                     // Opened deaf, so that nothing comes before the filter.
                     let socket = Socket::open(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
                     socket.filter(&filter::arp())?;
@@ -140,7 +140,7 @@ impl Datagrams {
                 self.pending.push(pending(request, Wait::Arp, now));
             }
             (IpAddr::V6(target), IpAddr::V6(_)) => {
-                let socket = opened(&mut self.ndp, || {
+                let socket = opened(&mut self.ndp, &|| {
                     let socket = Socket::open(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
                     socket.filter(&filter::ndp())?;
                     socket.set(ICMPV6_FILTER.0, ICMPV6_FILTER.1, only_icmpv6(&[136]))?;
@@ -178,7 +178,7 @@ impl Datagrams {
         if place.is_none() {
             (uplink.opened, uplink.unanswered) = (now, 0);
         }
-        let socket = opened(place, || {
+        let socket = opened(place, &|| {
             let socket = Socket::open(domain, libc::SOCK_DGRAM, 0)?;
             socket.filter(&filter::dns())?;
             socket.want_details(domain)?;
@@ -210,24 +210,24 @@ impl Datagrams {
     pub fn receive(&mut self, now: Instant, stamps: &Stamps, sink: &mut dyn FnMut(Event)) {
         let Self { keys, pending, echo, arp, ndp, dns, buf, .. } = self;
         let [echo_v4, echo_v6] = &*echo;
-        each(echo_v4, buf, |message, bytes| {
+        each(echo_v4, buf, &mut |message, bytes| {
             match echo::decode_v4(bytes, message.cut) {
                 Ok(heard) => hear_echo(keys, pending, heard, message, now, stamps, sink),
                 Err(junk) => log::trace!("echo: {junk}"),
             };
         });
-        each(echo_v6, buf, |message, bytes| match echo::decode_v6(bytes) {
+        each(echo_v6, buf, &mut |message, bytes| match echo::decode_v6(bytes) {
             Ok(heard) => hear_echo(keys, pending, heard, message, now, stamps, sink),
             Err(junk) => log::trace!("echo: {junk}"),
         });
-        each(arp, buf, |message, bytes| match arp::decode(bytes) {
+        each(arp, buf, &mut |message, bytes| match arp::decode(bytes) {
             Ok(reply) => {
                 let (from, to) = (IpAddr::V4(reply.sender), IpAddr::V4(reply.target));
                 hear_neighbour(pending, Wait::Arp, (from, to), message, now, stamps, sink);
             }
             Err(junk) => log::trace!("arp: {junk}"),
         });
-        each(ndp, buf, |message, bytes| match (ndp::decode(bytes, message.hop_limit), message.to) {
+        each(ndp, buf, &mut |message, bytes| match (ndp::decode(bytes, message.hop_limit), message.to) {
             (Ok(from), Some(to)) => {
                 hear_neighbour(pending, Wait::Ndp, (IpAddr::V6(from), to), message, now, stamps, sink);
             }
@@ -243,7 +243,7 @@ impl Datagrams {
                     let bytes = buf.get(..message.len).unwrap_or(&[]);
                     hear_dns_error(pending, slot, &message, bytes, now, stamps, sink);
                 }
-                each_of(socket, buf, |message, bytes| {
+                each_of(socket, buf, &mut |message, bytes| {
                     let answered = hear_dns(pending, (slot, family), &uplink.name, message, bytes, now, stamps, sink);
                     if answered {
                         uplink.unanswered = 0;
@@ -274,7 +274,7 @@ fn pending(request: &ProbeRequest, wait: Wait, sent: Instant) -> Pending {
 }
 
 /// The socket there, opened now if it is not.
-fn opened(place: &mut Option<Socket>, open: impl FnOnce() -> Result<Socket, Errno>) -> Result<&Socket, Errno> {
+fn opened<'a>(place: &'a mut Option<Socket>, open: &dyn Fn() -> Result<Socket, Errno>) -> Result<&'a Socket, Errno> {
     match place {
         Some(socket) => Ok(socket),
         None => Ok(place.insert(open()?)),
@@ -292,14 +292,14 @@ fn only_icmpv6(types: &[u8]) -> [u32; 8] {
     unwanted
 }
 
-fn each(socket: &Option<Socket>, buf: &mut [u8], hear: impl FnMut(&Message, &[u8])) {
+fn each(socket: &Option<Socket>, buf: &mut [u8], hear: &mut dyn FnMut(&Message, &[u8])) {
     if let Some(socket) = socket {
         each_of(socket, buf, hear);
     }
 }
 
 /// Gives each message that waits to `hear`. An error of the socket is news of an earlier message, and read by that.
-fn each_of(socket: &Socket, buf: &mut [u8], mut hear: impl FnMut(&Message, &[u8])) {
+fn each_of(socket: &Socket, buf: &mut [u8], hear: &mut dyn FnMut(&Message, &[u8])) {
     for _ in 0..BUDGET {
         match socket.receive(buf, false) {
             Ok(Some(message)) => hear(&message, buf.get(..message.len).unwrap_or(&[])),
