@@ -18,7 +18,7 @@ use crate::types::{
 };
 
 /// A whole configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// What holds for everything.
     pub globals: Globals,
@@ -166,6 +166,14 @@ impl Config {
         assign(prefixes, &other.prefixes);
         assign(ports, &other.ports);
         *default_policy = other.default_policy;
+    }
+}
+
+impl Clone for Config {
+    fn clone(&self) -> Self {
+        let mut copy = Self::default();
+        copy.assign(self);
+        copy
     }
 }
 

@@ -78,6 +78,7 @@ pub mod config;
 pub mod engine;
 pub mod limits;
 pub mod proto;
+mod row;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod sort;

@@ -13,7 +13,7 @@ pub type SetName = heapless::String<31>;
 
 /// A hardware address, as Ethernet has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Mac(pub [u8; 6]);
+pub struct Mac(#[serde(with = "crate::row")] pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,6 +30,7 @@ pub struct IfIndex(pub u32);
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IfName {
     len: u8,
+    #[serde(with = "crate::row")]
     bytes: [u8; 15],
 }
 

@@ -6,7 +6,8 @@ use super::event::DumpOutcome;
 use super::fib::{Answer, Have};
 use super::flows::Support;
 use super::notice::{Notice, Object, TableName};
-use super::object::RouteTarget;
+use super::object::{RouteSpec, RouteTarget};
+use super::requests::is_coming;
 use super::uplink::{Setting, Uplink};
 use crate::time::{Duration, Instant};
 use crate::types::{Errno, Family};
@@ -36,20 +37,14 @@ impl Engine {
 
     /// A route does not outlive its nexthop, and the kernel has no word for that.
     pub(super) fn doubt_routes_without_nexthop(&mut self) {
-        let nexthops = &self.nexthops;
-        let there = |id| nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming());
-        let mut families = [false; 2];
-        for entry in self.routes.entries() {
-            if let (RouteTarget::Nexthop(id), true) = (entry.spec.target, entry.have != Have::Missing)
-                && let (false, Some(family)) = (there(id), families.get_mut(entry.spec.family.index()))
-            {
-                *family = true;
+        let nexthops = self.nexthops.objects();
+        let alone = |r: &RouteSpec| matches!(r.target, RouteTarget::Nexthop(id) if !is_coming(nexthops, id));
+        for (route, story) in self.routes.objects().iter() {
+            if story.have != Have::Missing && alone(route) {
+                self.sync.mark(&[Dump::OwnRoutes(route.family)]);
             }
         }
-        self.routes.doubt(Have::Unknown, |r| matches!(r.target, RouteTarget::Nexthop(id) if !there(id)));
-        for (family, _) in Family::BOTH.into_iter().zip(families).filter(|(_, hit)| *hit) {
-            self.sync.mark(&[Dump::OwnRoutes(family)]);
-        }
+        self.routes.doubt(Have::Unknown, &alone);
     }
 
     pub(super) fn dump_began(&mut self, dump: Dump) -> bool {
@@ -58,9 +53,9 @@ impl Engine {
             Dump::Links => self.uplinks.iter_mut().for_each(|u| u.watch.sweep_begin()),
             Dump::Addresses => self.uplinks.iter_mut().for_each(Uplink::sweep_addresses_begin),
             Dump::MainDefaults(family) => self.uplinks.iter_mut().for_each(|u| u.sweep_defaults_begin(family)),
-            Dump::Nexthops => self.nexthops.sweep_begin(|_| true),
-            Dump::OwnRoutes(family) => self.routes.sweep_begin(|r| r.family == family),
-            Dump::Rules => self.rules.sweep_begin(|_| true),
+            Dump::Nexthops => self.nexthops.sweep_begin(&|_| true),
+            Dump::OwnRoutes(family) => self.routes.sweep_begin(&|r| r.family == family),
+            Dump::Rules => self.rules.sweep_begin(&|_| true),
         }
         false
     }
@@ -94,11 +89,11 @@ impl Engine {
                     self.look_for_more(room, &Dump::MAIN_DEFAULTS);
                 }
                 Dump::Nexthops => {
-                    vanished = self.nexthops.sweep_end(|_| true);
+                    vanished = self.nexthops.sweep_end(&|_| true);
                     self.doubt_routes_without_nexthop();
                 }
-                Dump::OwnRoutes(family) => vanished = self.routes.sweep_end(|r| r.family == family),
-                Dump::Rules => vanished = self.rules.sweep_end(|_| true),
+                Dump::OwnRoutes(family) => vanished = self.routes.sweep_end(&|r| r.family == family),
+                Dump::Rules => vanished = self.rules.sweep_end(&|_| true),
             }
         }
         self.counters.vanished = self.counters.vanished.saturating_add(vanished);
@@ -166,27 +161,29 @@ impl Engine {
                 self.lack_nexthops();
                 return true;
             }
-            self.answered(answer, Dump::Nexthops, Object::Nexthop);
+            let refused = self.nexthops.refused(answer).map(|spec| Object::Nexthop(*spec));
+            self.answered(answer, errno, Dump::Nexthops, refused);
             return false;
         }
         if let Some(answer) = self.routes.acked(token, errno, now) {
-            let family = match answer {
-                Answer::Refused { spec, .. } => spec.family,
-                Answer::Done => Family::V4,
-            };
+            let refused = self.routes.refused(answer);
+            let family = refused.map_or(Family::V4, |route| route.family);
             if errno == Errno::EAFNOSUPPORT {
                 self.lack_family(family);
                 return true;
             }
-            self.answered(answer, Dump::OwnRoutes(family), Object::Route);
+            let refused = refused.map(|spec| Object::Route(*spec));
+            self.answered(answer, errno, Dump::OwnRoutes(family), refused);
             return false;
         }
         if let Some(answer) = self.rules.acked(token, errno, now) {
-            if let (Errno::EAFNOSUPPORT, Answer::Refused { spec, .. }) = (errno, answer) {
-                self.lack_family(spec.family);
+            let refused = self.rules.refused(answer);
+            if let (Errno::EAFNOSUPPORT, Some(rule)) = (errno, refused) {
+                self.lack_family(rule.family);
                 return true;
             }
-            self.answered(answer, Dump::Rules, Object::Rule);
+            let refused = refused.map(|spec| Object::Rule(*spec));
+            self.answered(answer, errno, Dump::Rules, refused);
             return false;
         }
         if errno == Errno::OK {
@@ -202,13 +199,12 @@ impl Engine {
         self.route_answer(token, None, now)
     }
 
-    pub(super) fn answered<T>(&mut self, answer: Answer<T>, dump: Dump, object: impl Fn(T) -> Object) {
-        let Answer::Refused { spec, errno, retry, tell } = answer else { return };
+    fn answered(&mut self, answer: Answer, errno: Errno, dump: Dump, refused: Option<Object>) {
+        let (Answer::Refused { retry, tell, .. }, Some(object)) = (answer, refused) else { return };
         self.counters.refused = self.counters.refused.saturating_add(1);
         // What is there instead? A nexthop may have gone in silence and taken groups and routes along.
         self.sync.mark(&[dump, Dump::Nexthops]);
         if tell {
-            let object = object(spec);
             self.notices.push(match errno {
                 Errno::EEXIST => Notice::Occupied { object },
                 _ => Notice::Refused { object, errno, retry },

@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use super::action::{Dump, Token};
 use super::command::Hold;
-use super::fib;
+use super::fib::Story;
 use super::layout;
 use super::notice::Notice;
 use super::object::{NexthopBody, RouteSpec, RouteTarget};
@@ -21,15 +21,14 @@ impl Engine {
     /// The first look after the start: whoever carried traffic goes on carrying it, and is trusted at once.
     pub(super) fn first_look(&mut self, now: Instant) {
         let mut adopted: Vec<(Family, crate::types::UplinkId), { limits::NEXTHOPS }> = Vec::new();
-        for entry in self.nexthops.entries() {
-            if let NexthopBody::Group(group) = &entry.spec.body {
+        for (nexthop, _) in self.nexthops.objects().iter() {
+            if let NexthopBody::Group(group) = &nexthop.body {
                 for uplink in group.members().iter().filter_map(|m| layout::uplink_of_leaf(m.id)) {
                     let _ = adopted.push(uplink);
                 }
             }
         }
-        for entry in self.routes.entries() {
-            let spec = &entry.spec;
+        for (spec, _) in self.routes.objects().iter() {
             if let (true, layout::METRIC_POINTER, RouteTarget::Via(hop)) =
                 (layout::is_policy_table(spec.table), spec.metric, spec.target)
             {
@@ -61,18 +60,18 @@ impl Engine {
     /// Who carries a policy's traffic by what the kernel holds: it goes on if nobody is to be preferred to it.
     fn held_before(&self, slot: PolicySlot, family: Family) -> UplinkSet {
         let table = layout::policy_table(slot);
-        let pointer = |e: &&fib::Entry<RouteSpec>| {
-            (e.spec.family, e.spec.table, e.spec.metric) == (family, table, layout::METRIC_POINTER)
-        };
-        let Some(pointer) = self.routes.entries().iter().find(pointer) else { return UplinkSet::EMPTY };
+        let metric = layout::METRIC_POINTER;
+        let is_pointer = |r: &RouteSpec| (r.family, r.table, r.metric) == (family, table, metric);
+        let pointer = self.routes.objects().iter().find(|(route, _)| is_pointer(route));
+        let Some((pointer, _)) = pointer else { return UplinkSet::EMPTY };
         let uplinks = || self.uplinks.iter().zip(&self.config.uplinks).zip((0..).map(UplinkSlot));
-        match pointer.spec.target {
+        match pointer.target {
             RouteTarget::Via(hop) => {
                 uplinks().filter(|((u, _), _)| u.ifindex() == Some(hop.ifindex)).map(|(_, slot)| slot).collect()
             }
             RouteTarget::Nexthop(id) => {
-                let group = self.nexthops.entries().iter().find(|e| e.spec.id == id);
-                let Some(NexthopBody::Group(group)) = group.map(|e| &e.spec.body) else { return UplinkSet::EMPTY };
+                let group = self.nexthops.objects().iter().find(|(nexthop, _)| nexthop.id == id);
+                let Some(NexthopBody::Group(group)) = group.map(|(n, _)| &n.body) else { return UplinkSet::EMPTY };
                 let ids = || group.members().iter().filter_map(|m| layout::uplink_of_leaf(m.id));
                 let held = |config: &UplinkConfig| ids().any(|(_, id)| id == config.id);
                 uplinks().filter(|((_, config), _)| held(config)).map(|(_, slot)| slot).collect()
@@ -229,7 +228,7 @@ impl Engine {
 
     pub(super) fn is_committed(&self, slot: PolicySlot, family: Family) -> bool {
         let id = self.group_id(slot, family);
-        let group = self.nexthops.entries().iter().find(|e| e.spec.id == id);
+        let group = self.nexthops.objects().iter().find(|(nexthop, _)| nexthop.id == id);
         let pointer = RouteSpec {
             family,
             table: layout::policy_table(slot),
@@ -237,7 +236,7 @@ impl Engine {
             target: RouteTarget::Unreachable,
         };
         let route = self.routes.get(&pointer);
-        group.is_none_or(fib::Entry::is_settled) && route.is_none_or(fib::Entry::is_settled)
+        group.is_none_or(|(_, story)| story.is_settled()) && route.is_none_or(Story::is_settled)
     }
 
     pub(super) fn finish_switch(&mut self, at: usize, family: Family, verified: bool, now: Instant) {

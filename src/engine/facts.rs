@@ -79,10 +79,10 @@ impl Engine {
         let went_down = before.admin_up && !link.admin_up;
         if went_down {
             // The kernel deletes the IPv4 routes of a device that goes down without a word; the IPv6 ones it tells.
-            uplink.main_default_gone(|d| d.family == Family::V4);
+            uplink.main_default_gone(&|d| d.family == Family::V4);
             self.sync.mark(&[Dump::MainDefaults(Family::V4), Dump::MainDefaults(Family::V6)]);
             let gone = |r: &RouteSpec| r.family == Family::V4 && leaves_by(&r.target, link.ifindex);
-            self.routes.doubt(Have::Missing, gone);
+            self.routes.doubt(Have::Missing, &gone);
         }
         if went_down || losses > 0 {
             self.doubt_nexthops(link.ifindex);
@@ -95,22 +95,28 @@ impl Engine {
     /// used those, all without a word.
     pub(super) fn doubt_nexthops(&mut self, ifindex: IfIndex) {
         let mut leaves: Vec<u32, { limits::UPLINKS }> = Vec::new();
-        for entry in self.nexthops.entries() {
-            if matches!(entry.spec.body, NexthopBody::Leaf { hop, .. } if hop.ifindex == ifindex) {
+        for (nexthop, _) in self.nexthops.objects().iter() {
+            if matches!(nexthop.body, NexthopBody::Leaf { hop, .. } if hop.ifindex == ifindex) {
                 // At most two leaves per uplink and one device per uplink; what does not fit is found by the dump.
-                let _ = leaves.push(entry.spec.id);
+                let _ = leaves.push(nexthop.id);
             }
         }
         let hit = |n: &NexthopSpec| match &n.body {
             NexthopBody::Leaf { hop, .. } => hop.ifindex == ifindex,
             NexthopBody::Group(group) => group.members().iter().any(|m| leaves.contains(&m.id)),
         };
+        self.doubt_by(&hit, None);
+    }
+
+    /// The kernel may have taken these nexthops away without a word, and the routes that use one of them or `gone`.
+    fn doubt_by(&mut self, hit: &dyn Fn(&NexthopSpec) -> bool, gone: Option<u32>) {
         let mut groups: Vec<u32, { limits::NEXTHOPS }> = Vec::new();
-        for entry in self.nexthops.entries().iter().filter(|e| hit(&e.spec)) {
-            let _ = groups.push(entry.spec.id);
+        for (nexthop, _) in self.nexthops.objects().iter().filter(|(n, _)| hit(n)) {
+            let _ = groups.push(nexthop.id);
         }
         self.nexthops.doubt(Have::Unknown, hit);
-        self.routes.doubt(Have::Unknown, |r| matches!(r.target, RouteTarget::Nexthop(id) if groups.contains(&id)));
+        let used = |id: u32| Some(id) == gone || groups.contains(&id);
+        self.routes.doubt(Have::Unknown, &|r| matches!(r.target, RouteTarget::Nexthop(id) if used(id)));
     }
 
     pub(super) fn link_gone(&mut self, ifindex: IfIndex, now: Instant) -> bool {
@@ -123,7 +129,7 @@ impl Engine {
             }
         }
         // Everything on it went with it, also what we had put there while it had another name.
-        self.routes.doubt(Have::Missing, |r| leaves_by(&r.target, ifindex));
+        self.routes.doubt(Have::Missing, &|r| leaves_by(&r.target, ifindex));
         if ours {
             self.doubt_nexthops(ifindex);
             self.sync.mark(&Dump::ALL[2..7]);
@@ -188,7 +194,7 @@ impl Engine {
     // --- what the kernel has ---------------------------------------------------------------------------------------
 
     pub(super) fn nexthop_gone(&mut self, id: u32, by: u32, now: Instant) {
-        let Some(spec) = self.nexthops.entries().iter().map(|e| e.spec).find(|n| n.id == id) else { return };
+        let Some(spec) = self.nexthops.objects().iter().map(|(spec, _)| *spec).find(|n| n.id == id) else { return };
         if let Some((spec, retry)) = self.nexthops.lost(&spec, by, now) {
             self.notices.push(Notice::Contended { object: Object::Nexthop(spec), by, retry });
         }
@@ -197,13 +203,7 @@ impl Engine {
             NexthopBody::Group(group) => group.members().iter().any(|m| m.id == id),
             NexthopBody::Leaf { .. } => false,
         };
-        let mut groups: Vec<u32, { limits::NEXTHOPS }> = Vec::new();
-        for entry in self.nexthops.entries().iter().filter(|e| in_group(&e.spec)) {
-            let _ = groups.push(entry.spec.id);
-        }
-        self.nexthops.doubt(Have::Unknown, in_group);
-        let used = |r: &RouteSpec| matches!(r.target, RouteTarget::Nexthop(n) if n == id || groups.contains(&n));
-        self.routes.doubt(Have::Unknown, used);
+        self.doubt_by(&in_group, Some(id));
         self.sync.mark(&[Dump::Nexthops, Dump::OwnRoutes(Family::V4), Dump::OwnRoutes(Family::V6)]);
     }
 

@@ -86,7 +86,7 @@ fn highest_id(config: &Config) -> u32 {
 fn pins(config: &Config) -> u32 {
     let highest = highest_id(config);
     let mut others = 0;
-    rules(config, |_| others += 1);
+    rules(config, &mut |_| others += 1);
     let policies = if others > 0 { config.policies.len() as u32 } else { 0 };
     let fits = 2 * highest + policies + others <= top(config).saturating_sub(3);
     if config.globals.pinning && fits { highest } else { 0 }
@@ -112,13 +112,17 @@ pub fn is_sticky(rule: &RuleConfig) -> bool {
 
 /// All values above those of the uplinks themselves, with their meaning.
 pub fn each(config: &Config, mut sink: impl FnMut(u32, Meaning)) {
+    tell(config, &mut sink);
+}
+
+fn tell(config: &Config, sink: &mut dyn FnMut(u32, Meaning)) {
     if pins(config) > 0 {
         for (at, uplink) in config.uplinks.iter().enumerate() {
             sink(pin(config, uplink.id), Meaning::Pin(UplinkSlot(at as u8)));
         }
     }
     let mut next = top(config).saturating_sub(3 + pins(config) + config.policies.len() as u32);
-    rules(config, |meaning| match meaning {
+    rules(config, &mut |meaning| match meaning {
         Meaning::Policy(policy) => sink(policy_value(config, policy), meaning),
         _ => {
             sink(next, meaning);
@@ -128,7 +132,7 @@ pub fn each(config: &Config, mut sink: impl FnMut(u32, Meaning)) {
 }
 
 /// What the rules need; nothing while ip rules can say everything.
-fn rules(config: &Config, mut sink: impl FnMut(Meaning)) {
+fn rules(config: &Config, sink: &mut dyn FnMut(Meaning)) {
     if !config.rules_need_nft() {
         return;
     }

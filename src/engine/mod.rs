@@ -27,7 +27,6 @@ mod pace;
 pub mod probe;
 mod reach;
 mod requests;
-mod row;
 mod select;
 pub mod snapshot;
 mod status;
@@ -297,8 +296,7 @@ impl Engine {
                 let (mut ours, mut room) = (false, false);
                 for uplink in &mut self.uplinks {
                     if replaced {
-                        let same = |d: &event::MainDefault| (d.family, d.metric) == (route.family, route.metric);
-                        room |= uplink.main_default_gone(same);
+                        room |= uplink.main_default_gone(&|d| (d.family, d.metric) == (route.family, route.metric));
                         ours = true;
                     }
                     if uplink.ifindex() == Some(route.hop.ifindex) {
@@ -315,7 +313,7 @@ impl Engine {
                     (d.family, d.metric, d.hop.gateway, d.hop.ifindex)
                         == (route.family, route.metric, route.hop.gateway, route.hop.ifindex)
                 };
-                let room = self.uplinks.iter_mut().fold(false, |room, u| u.main_default_gone(same) | room);
+                let room = self.uplinks.iter_mut().fold(false, |room, u| u.main_default_gone(&same) | room);
                 self.look_for_more(room, &Dump::MAIN_DEFAULTS);
                 true
             }

@@ -123,7 +123,7 @@ pub struct Group {
     /// How it picks a member.
     pub kind: GroupKind,
     len: u8,
-    #[serde(with = "super::row")]
+    #[serde(with = "crate::row")]
     members: [GroupMember; limits::GROUP],
 }
 

@@ -55,12 +55,15 @@ impl Engine {
                 }
             }
         }
-        let tracks = self.config.uplinks.iter().zip(&self.uplinks).flat_map(|(config, uplink)| {
-            let usable = Family::BOTH.map(|family| uplink.usable(config, family).is_ok());
-            let live = move |family: Family| usable.get(family.index()).is_some_and(|usable| *usable);
-            config.probe.targets.iter().zip(&uplink.probing.tracks).filter(move |(t, _)| live(t.family))
-        });
-        self.probe_at = Some(tracks.map(|(_, t)| t.next_at).min().unwrap_or(Instant::END));
+        let mut next = Instant::END;
+        for (config, uplink) in self.config.uplinks.iter().zip(&self.uplinks) {
+            for family in Family::BOTH.into_iter().filter(|f| uplink.usable(config, *f).is_ok()) {
+                for (_, track) in uplink.probing.of(&config.probe, family) {
+                    next = next.min(track.next_at);
+                }
+            }
+        }
+        self.probe_at = Some(next);
         None
     }
 
@@ -370,9 +373,11 @@ impl Engine {
             if !slow {
                 continue;
             }
-            let open = |t: &&super::probe::Track| t.verdict == Verdict::Good && !t.sick && !t.is_late(probe, now);
-            let late = uplink.probing.tracks.iter().filter(open).filter_map(|t| t.late_at(probe, now));
-            next = late.chain(next).min();
+            for track in &uplink.probing.tracks {
+                if track.verdict == Verdict::Good && !track.sick && !track.is_late(probe, now) {
+                    next = Instant::first(&[next, track.late_at(probe, now)]);
+                }
+            }
         }
         next
     }

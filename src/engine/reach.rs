@@ -162,67 +162,67 @@ impl Engine {
 
     /// One notice when the first uplink finds out, one when the last has forgotten.
     fn tell_sick(&mut self, at: usize, place: usize, sick: bool) {
-        let others = self.twins(at, place).filter(|(_, _, t)| t.sick).count();
-        if others == 0 {
+        let mut others = false;
+        self.each_twin(at, place, &mut |_, _, _, twin| others |= twin.sick);
+        if !others {
             self.notices.push(Notice::TargetSick { uplink: UplinkSlot(at as u8), track: place as u8, sick });
         }
     }
 
-    /// The same target, asked the same way by other uplinks that could reach it.
-    fn twins(&self, at: usize, place: usize) -> impl Iterator<Item = (usize, usize, &Track)> {
-        let me = self.track(at, place);
-        let mine = self.config.uplinks.get(at).and_then(|c| c.probe.targets.get(place)).cloned();
-        let others = self.config.uplinks.iter().zip(&self.uplinks).enumerate().filter(move |(n, _)| *n != at);
-        others.flat_map(move |(n, (config, uplink))| {
-            let mine = mine.clone();
-            config.probe.targets.iter().zip(&uplink.probing.tracks).enumerate().filter_map(
-                move |(k, (target, track))| {
-                    let (mine, (my_config, my_track)) = (mine.as_ref()?, me?);
-                    let same_host = match (&mine.host, &target.host) {
-                        (Host::Gateway, _) | (_, Host::Gateway) => false,
-                        (a, b) if a == b => true,
-                        _ => my_track.addr.is_some() && my_track.addr == track.addr,
-                    };
-                    let same = same_host && mine.family == target.family && my_config.method == config.probe.method;
-                    (same && uplink.usable(config, target.family).is_ok()).then_some((n, k, track))
-                },
-            )
-        })
+    /// Shows the same target, asked the same way by other uplinks that could reach it: where it is, and how it is asked.
+    fn each_twin(&self, at: usize, place: usize, show: &mut dyn FnMut(usize, usize, &ProbeConfig, &Track)) {
+        let Some((my_config, my_track)) = self.track(at, place) else { return };
+        let Some(mine) = my_config.targets.get(place) else { return };
+        for (n, (config, uplink)) in self.config.uplinks.iter().zip(&self.uplinks).enumerate() {
+            let probe = &config.probe;
+            if n == at || probe.method != my_config.method {
+                continue;
+            }
+            for (k, (target, track)) in probe.targets.iter().zip(&uplink.probing.tracks).enumerate() {
+                let same_host = match (&mine.host, &target.host) {
+                    (Host::Gateway, _) | (_, Host::Gateway) => false,
+                    (a, b) if a == b => true,
+                    _ => my_track.addr.is_some() && my_track.addr == track.addr,
+                };
+                if same_host && mine.family == target.family && uplink.usable(config, target.family).is_ok() {
+                    show(n, k, probe, track);
+                }
+            }
+        }
     }
 
     fn heard_elsewhere(&self, at: usize, place: usize) -> bool {
-        self.twins(at, place).any(|(_, _, t)| t.verdict == Verdict::Good)
+        let mut heard = false;
+        self.each_twin(at, place, &mut |_, _, _, twin| heard |= twin.verdict == Verdict::Good);
+        heard
     }
 
     fn word(&self, at: usize, place: usize, now: Instant) -> Word {
         let Some((config, track)) = self.track(at, place) else { return Word::Blame };
         // An answer elsewhere vouches if it came when the target, were it sick, had been silent here already.
         let silent_since = track.last_good.map(|good| good.after(config.interval)).unwrap_or(Instant::ZERO);
-        let mut word = None;
-        for (n, _, twin) in self.twins(at, place) {
-            if twin.last_good.is_some_and(|good| good > silent_since) {
-                return Word::Blame;
+        let (mut asked, mut heard, mut wait) = (false, false, None);
+        self.each_twin(at, place, &mut |_, _, theirs, twin| {
+            asked = true;
+            heard |= twin.last_good.is_some_and(|good| good > silent_since);
+            if twin.verdict == Verdict::Good && twin.lost_at(theirs, now).is_none_or(|at| at > now) {
+                wait = wait.max(Some(twin.grace(theirs).saturating_add(VOUCHER_SLACK)));
             }
-            let Some(theirs) = self.config.uplinks.get(n).map(|c| &c.probe) else { continue };
-            let may_answer = twin.verdict == Verdict::Good && twin.lost_at(theirs, now).is_none_or(|at| at > now);
-            let wait = may_answer.then(|| twin.grace(theirs).saturating_add(VOUCHER_SLACK));
-            word = match (word, wait) {
-                (Some(Word::Wait(a)), Some(b)) => Some(Word::Wait(a.max(b))),
-                (Some(Word::Wait(a)), None) => Some(Word::Wait(a)),
-                (_, Some(b)) => Some(Word::Wait(b)),
-                (_, None) => Some(Word::Sick),
-            };
+        });
+        match wait {
+            _ if heard || !asked => Word::Blame,
+            Some(time) => Word::Wait(time),
+            None => Word::Sick,
         }
-        word.unwrap_or(Word::Blame)
     }
 
     /// Asks the others for the target now.
     fn ask_vouchers(&mut self, at: usize, place: usize, now: Instant) {
         let mut twins: heapless::Vec<(usize, usize), { crate::limits::UPLINKS }> = heapless::Vec::new();
-        for (n, k, _) in self.twins(at, place) {
+        self.each_twin(at, place, &mut |n, k, _, _| {
             // One voucher per uplink is plenty: what does not fit is not asked.
             let _ = twins.push((n, k));
-        }
+        });
         for (n, k) in twins {
             if let Some(track) = self.track_mut(n, k) {
                 track.next_at = now;
@@ -255,10 +255,9 @@ impl Engine {
     /// When targets are to be looked at again though nothing is heard.
     pub(super) fn next_judgement(&self, now: Instant) -> Option<Instant> {
         let mut next: Option<Instant> = None;
-        let mut sooner = |at: Instant| next = Some(next.map_or(at, |n| n.min(at)));
         for (at, (config, uplink)) in self.config.uplinks.iter().zip(&self.uplinks).enumerate() {
             for (place, track) in uplink.probing.tracks.iter().enumerate() {
-                if let Some(since) = track.doubted_since {
+                let due = if let Some(since) = track.doubted_since {
                     let wait = match (track.sick, self.word(at, place, now)) {
                         (true, _) => {
                             let row = config.probe.interval * u32::from(config.probe.fall.max(1));
@@ -267,10 +266,13 @@ impl Engine {
                         (false, Word::Wait(time)) => time,
                         (false, _) => Duration::ZERO,
                     };
-                    sooner(since.after(wait));
-                } else if let Some(lost) = track.lost_at(&config.probe, now).filter(|_| !track.sick) {
-                    sooner(lost);
-                }
+                    Some(since.after(wait))
+                } else if track.sick {
+                    None
+                } else {
+                    track.lost_at(&config.probe, now)
+                };
+                next = Instant::first(&[next, due]);
             }
         }
         next

@@ -7,7 +7,8 @@ use super::event::LinkInfo;
 use super::object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec};
 use super::switch::Way;
 use super::uplink::Setting;
-use super::{Engine, fib, layout, want};
+use super::fib::{Objects, Story};
+use super::{Engine, layout, want};
 use crate::limits;
 use crate::time::Instant;
 use crate::types::Family;
@@ -26,63 +27,67 @@ impl Engine {
             // Every answer, and every end of a dump, stirs all tables.
             return None;
         }
-        let token = Token(self.next_token);
-        let adding = |op: Op| op != Op::Delete;
-        let sync = &self.sync;
-        let known = |family| sync.is_known(Dump::OwnRoutes(family));
-        let action = (self.nexthops.poll(now, token, |all, nexthop, op| adding(op) && leaves_ready(all, nexthop)))
-            .map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
-            .or_else(|| {
-                let nexthops = &self.nexthops;
-                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| match route.target {
-                    RouteTarget::Nexthop(id) => nexthops.entries().iter().any(|e| e.spec.id == id && e.is_coming()),
-                    RouteTarget::Via(_) => true,
-                    // The last way out hides what others have in main: it comes after the ways that it ends.
-                    RouteTarget::Unreachable | RouteTarget::Blackhole => {
-                        let known = known(route.family) || !layout::is_policy_table(route.table);
-                        known && has_way(all, route.family, route.table)
-                    }
-                };
-                let picked = self.routes.poll(now, token, |all, route, op| adding(op) && ready(all, route));
-                picked.map(|(op, route)| Action::Route { token, op, route })
-            })
-            .or_else(|| {
-                let routes = self.routes.entries();
-                let ready = |rule: &RuleSpec| match rule.action {
-                    // Nobody is sent into a policy's table before there is a way out of it.
-                    RuleAction::Lookup { table, .. } if layout::is_policy_table(table) => {
-                        known(rule.family) && has_way(routes, rule.family, table)
-                    }
-                    _ => true,
-                };
-                let picked = self.rules.poll(now, token, |_, rule, op| adding(op) && ready(rule));
-                let picked = picked.or_else(|| self.rules.poll(now, token, |_, _, op| !adding(op)));
-                picked.map(|(op, rule)| Action::Rule { token, op, rule })
-            })
-            .or_else(|| {
-                let uplinks = &self.uplinks;
-                let leads_out = |route: &RouteSpec| match route.target {
-                    RouteTarget::Via(hop) => uplinks.iter().any(|u| u.ifindex() == Some(hop.ifindex)),
-                    _ => false,
-                };
-                // The way that is left stays until the one that replaces it is there.
-                let ready = |all: &[fib::Entry<RouteSpec>], route: &RouteSpec| {
-                    !leads_out(route) || has_way(all, route.family, route.table)
-                };
-                let picked = self.routes.poll(now, token, |all, route, op| !adding(op) && ready(all, route));
-                picked.map(|(op, route)| Action::Route { token, op, route })
-            })
-            .or_else(|| {
-                let picked = self.nexthops.poll(now, token, |all, nexthop, op| !adding(op) && unused(all, nexthop));
-                picked.map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
-            })?;
+        let action = self.poll_tables(now, Token(self.next_token))?;
         self.token();
         self.counters.requests = self.counters.requests.saturating_add(1);
         if let Action::Nexthop { op: Op::Add | Op::Replace, nexthop, .. } = action {
             // A route that was refused for want of this nexthop need not wait any longer.
-            self.routes.hurry(now, |route| route.target == RouteTarget::Nexthop(nexthop.id));
+            self.routes.hurry(now, &|route| route.target == RouteTarget::Nexthop(nexthop.id));
         }
         Some(action)
+    }
+
+    fn poll_tables(&mut self, now: Instant, token: Token) -> Option<Action> {
+        let adding = |op: Op| op != Op::Delete;
+        let sync = &self.sync;
+        let known = |family| sync.is_known(Dump::OwnRoutes(family));
+        let picked = self.nexthops.poll(now, token, &|all, nexthop, op| adding(op) && leaves_ready(all, nexthop));
+        if let Some((op, nexthop)) = picked {
+            return Some(Action::Nexthop { token, op, nexthop });
+        }
+        let nexthops = self.nexthops.objects();
+        let picked = self.routes.poll(now, token, &|all, route, op| {
+            let ready = match route.target {
+                RouteTarget::Nexthop(id) => is_coming(nexthops, id),
+                RouteTarget::Via(_) => true,
+                // The last way out hides what others have in main: it comes after the ways that it ends.
+                RouteTarget::Unreachable | RouteTarget::Blackhole => {
+                    let known = known(route.family) || !layout::is_policy_table(route.table);
+                    known && has_way(all, route.family, route.table)
+                }
+            };
+            adding(op) && ready
+        });
+        if let Some((op, route)) = picked {
+            return Some(Action::Route { token, op, route });
+        }
+        let routes = self.routes.objects();
+        let ready = |rule: &RuleSpec| match rule.action {
+            // Nobody is sent into a policy's table before there is a way out of it.
+            RuleAction::Lookup { table, .. } if layout::is_policy_table(table) => {
+                known(rule.family) && has_way(routes, rule.family, table)
+            }
+            _ => true,
+        };
+        let picked = self.rules.poll(now, token, &|_, rule, op| adding(op) && ready(rule));
+        let picked = picked.or_else(|| self.rules.poll(now, token, &|_, _, op| !adding(op)));
+        if let Some((op, rule)) = picked {
+            return Some(Action::Rule { token, op, rule });
+        }
+        let uplinks = &self.uplinks;
+        let picked = self.routes.poll(now, token, &|all, route, op| {
+            let leads_out = match route.target {
+                RouteTarget::Via(hop) => uplinks.iter().any(|u| u.ifindex() == Some(hop.ifindex)),
+                _ => false,
+            };
+            // The way that is left stays until the one that replaces it is there.
+            !adding(op) && (!leads_out || has_way(all, route.family, route.table))
+        });
+        if let Some((op, route)) = picked {
+            return Some(Action::Route { token, op, route });
+        }
+        let picked = self.nexthops.poll(now, token, &|all, nexthop, op| !adding(op) && unused(all, nexthop));
+        picked.map(|(op, nexthop)| Action::Nexthop { token, op, nexthop })
     }
 
     pub(super) fn poll_neighbour(&mut self, now: Instant) -> Option<Action> {
@@ -146,31 +151,34 @@ impl Engine {
 
 /// Whether a policy's table leads out if it should: the pointer is in place, or there is nothing to point at. Other
 /// tables need not wait: who is sent into an uplink's has no other way.
-fn has_way(routes: &[fib::Entry<RouteSpec>], family: Family, table: u32) -> bool {
+fn has_way(routes: Objects<'_, RouteSpec>, family: Family, table: u32) -> bool {
     if !layout::is_policy_table(table) {
         return true;
     }
     // What is there and should not be, in front of the pointer, would be the way instead.
-    let decides = |e: &&fib::Entry<RouteSpec>| {
-        let here = e.spec.family == family && e.spec.table == table;
-        here && (e.wanted && e.spec.metric == layout::METRIC_POINTER
-            || !e.wanted && e.spec.metric < layout::METRIC_POINTER)
+    let decides = |route: &RouteSpec, story: &Story| {
+        let here = route.family == family && route.table == table;
+        here && (story.wanted && route.metric == layout::METRIC_POINTER
+            || !story.wanted && route.metric < layout::METRIC_POINTER)
     };
-    routes.iter().filter(decides).all(fib::Entry::is_settled)
+    routes.iter().all(|(route, story)| !decides(route, story) || story.is_settled())
 }
 
 /// A leaf stays until no group can have it any more: the kernel would empty the group and drop its routes in silence.
-fn unused(all: &[fib::Entry<NexthopSpec>], nexthop: &NexthopSpec) -> bool {
-    let is_group = |e: &&fib::Entry<NexthopSpec>| matches!(e.spec.body, NexthopBody::Group(_));
-    matches!(nexthop.body, NexthopBody::Group(_)) || all.iter().filter(is_group).all(fib::Entry::is_settled)
+fn unused(all: Objects<'_, NexthopSpec>, nexthop: &NexthopSpec) -> bool {
+    let is_group = |n: &NexthopSpec| matches!(n.body, NexthopBody::Group(_));
+    is_group(nexthop) || all.iter().all(|(other, story)| !is_group(other) || story.is_settled())
 }
 
 /// A group waits until the kernel has all of its leaves, or will have by the time it reads the request.
-fn leaves_ready(all: &[fib::Entry<NexthopSpec>], nexthop: &NexthopSpec) -> bool {
+fn leaves_ready(all: Objects<'_, NexthopSpec>, nexthop: &NexthopSpec) -> bool {
     match &nexthop.body {
         NexthopBody::Leaf { .. } => true,
-        NexthopBody::Group(group) => {
-            group.members().iter().all(|m| all.iter().any(|e| e.spec.id == m.id && e.is_coming()))
-        }
+        NexthopBody::Group(group) => group.members().iter().all(|m| is_coming(all, m.id)),
     }
+}
+
+/// Whether the kernel has a nexthop, or will have it by the time it reads the next request.
+pub(super) fn is_coming(nexthops: Objects<'_, NexthopSpec>, id: u32) -> bool {
+    nexthops.iter().any(|(nexthop, story)| nexthop.id == id && story.is_coming())
 }

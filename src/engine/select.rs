@@ -5,14 +5,13 @@
 //! before any of their ip rules is asked. The ip rules stay as they would be without nft, so that a missing or deleted
 //! nft table costs only what ip rules cannot say.
 
-use super::fib::Full;
 use super::object::{RuleAction, RuleSpec, Selector, TABLE_MAIN};
 use super::{Engine, layout, marks};
 use crate::config::{RuleConfig, RuleTarget};
 use crate::types::{Family, IfName, PortRange, Prefix, UplinkSlot};
 
 impl Engine {
-    pub(super) fn want_common_rules(&mut self, family: Family) -> Result<(), Full> {
+    pub(super) fn want_common_rules(&mut self, family: Family) {
         let everything = Selector::default();
         let lookup = |priority, table, suppress| RuleSpec {
             family,
@@ -20,10 +19,10 @@ impl Engine {
             select: everything,
             action: RuleAction::Lookup { table, suppress: Some(suppress) },
         };
-        self.rules.want(lookup(layout::RULE_MAIN_SPECIFIC, TABLE_MAIN, 1))?;
-        self.rules.want(lookup(layout::RULE_MAIN, TABLE_MAIN, 0))?;
+        self.rules.want(lookup(layout::RULE_MAIN_SPECIFIC, TABLE_MAIN, 1));
+        self.rules.want(lookup(layout::RULE_MAIN, TABLE_MAIN, 0));
         for (at, table) in self.config.globals.tables.iter().enumerate() {
-            self.rules.want(lookup(layout::RULE_TABLES + at as u32, *table, 0))?;
+            self.rules.want(lookup(layout::RULE_TABLES + at as u32, *table, 0));
         }
         let main = RuleAction::Lookup { table: TABLE_MAIN, suppress: None };
         let reserved = [
@@ -33,20 +32,18 @@ impl Engine {
         ];
         for (value, action) in reserved {
             let select = Selector { mark: Some(marks::mark(&self.config, value)), ..everything };
-            self.rules.want(RuleSpec { family, priority: layout::rule_reserved(value), select, action })?;
+            self.rules.want(RuleSpec { family, priority: layout::rule_reserved(value), select, action });
         }
-        Ok(())
     }
 
     /// The marks of policies and of sticky sources.
-    pub(super) fn want_mark_rules(&mut self, family: Family) -> Result<(), Full> {
-        let mut result = Ok(());
+    pub(super) fn want_mark_rules(&mut self, family: Family) {
         let (config, rules) = (&self.config, &mut self.rules);
         marks::each(config, |value, meaning| {
             let select = Selector { mark: Some(marks::mark(config, value)), ..Selector::default() };
             let mut want = |priority, table| {
                 let action = RuleAction::Lookup { table, suppress: None };
-                result = result.and(rules.want(RuleSpec { family, priority, select, action }));
+                rules.want(RuleSpec { family, priority, select, action });
             };
             if let Some(uplink) = meaning.uplink().and_then(|u| config.uplinks.get(usize::from(u.0))) {
                 if !uplink.serves(family) {
@@ -58,11 +55,9 @@ impl Engine {
                 want(layout::RULE_POLICY_MARK, layout::policy_table(policy));
             }
         });
-        result
     }
 
-    pub(super) fn want_policy_rules(&mut self, family: Family) -> Result<(), Full> {
-        let mut result = Ok(());
+    pub(super) fn want_policy_rules(&mut self, family: Family) {
         for (n, rule) in self.config.rules.iter().enumerate() {
             if !rule.serves(family) || !self.config.fits_ip_rule(rule) {
                 continue;
@@ -77,16 +72,13 @@ impl Engine {
             let ports = |span| self.config.ports(span).first().copied();
             let select =
                 selector(rule, family, [prefix(rule.src), prefix(rule.dst)], [ports(rule.sport), ports(rule.dport)]);
-            let spec = RuleSpec { family, priority: layout::rule_policy(n), select, action };
-            result = result.and(self.rules.want(spec));
+            self.rules.want(RuleSpec { family, priority: layout::rule_policy(n), select, action });
         }
         if let Some(slot) = self.config.default_policy {
             let action = RuleAction::Lookup { table: layout::policy_table(slot), suppress: None };
             let select = Selector::default();
-            let spec = RuleSpec { family, priority: layout::RULE_DEFAULT, select, action };
-            result = result.and(self.rules.want(spec));
+            self.rules.want(RuleSpec { family, priority: layout::RULE_DEFAULT, select, action });
         }
-        result
     }
 
     /// Whether packets may prefer an uplink and go elsewhere while it is dead: pinned ones, and those of sticky sources.

@@ -156,8 +156,8 @@ fn show(engine: &mut Engine, dump: Dump, now: Instant) {
 }
 
 fn installed<T: fib::Object, const N: usize>(table: &Table<T, N>) -> std::vec::IntoIter<T> {
-    let there = |e: &&fib::Entry<T>| matches!(e.have, Have::Same);
-    table.entries().iter().filter(there).map(|e| e.spec).collect::<std::vec::Vec<_>>().into_iter()
+    let there = table.objects().iter().filter(|(_, story)| story.have == Have::Same);
+    there.map(|(spec, _)| *spec).collect::<std::vec::Vec<_>>().into_iter()
 }
 
 fn started() -> Engine {

@@ -303,7 +303,7 @@ impl Uplink {
     }
 
     /// Forgets default routes of table main. Whether one that did not fit may now have a place.
-    pub fn main_default_gone(&mut self, which: impl Fn(&MainDefault) -> bool) -> bool {
+    pub fn main_default_gone(&mut self, which: &dyn Fn(&MainDefault) -> bool) -> bool {
         self.defaults.retain(|d| !which(&d.fact));
         self.has_room_for_defaults()
     }

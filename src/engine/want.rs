@@ -6,7 +6,7 @@
 use core::net::IpAddr;
 
 use super::Engine;
-use super::fib::{Entry, Full, Have, Table};
+use super::fib::Table;
 use super::flows::Support;
 use super::layout;
 use super::object::{
@@ -27,32 +27,28 @@ impl Engine {
         self.nexthops.want_begin();
         self.routes.want_begin();
         self.rules.want_begin();
-        let mut full = [false; 3];
         for family in Family::BOTH {
             if self.config.uplinks.is_empty() || !self.has_family(family) {
                 continue;
             }
-            full[2] |= self.want_common_rules(family).is_err();
+            self.want_common_rules(family);
             for at in 0..self.config.uplinks.len() {
-                let (nexthops, routes, rules) = self.want_uplink(at, family);
-                full = [full[0] | nexthops.is_err(), full[1] | routes.is_err(), full[2] | rules.is_err()];
-                let (routes, rules) = self.want_preferred(at, family);
-                full = [full[0], full[1] | routes.is_err(), full[2] | rules.is_err()];
+                self.want_uplink(at, family);
+                self.want_preferred(at, family);
             }
             for at in 0..self.config.policies.len() {
-                let (nexthops, routes) = self.want_policy(PolicySlot(at as u8), family);
-                full = [full[0] | nexthops.is_err(), full[1] | routes.is_err(), full[2]];
+                self.want_policy(PolicySlot(at as u8), family);
             }
-            full[2] |= self.want_mark_rules(family).is_err();
-            full[2] |= self.want_policy_rules(family).is_err();
+            self.want_mark_rules(family);
+            self.want_policy_rules(family);
         }
         self.nexthops.want_end();
         self.routes.want_end();
         self.rules.want_end();
         for (table, capacity, full) in [
-            ("nexthops", limits::NEXTHOPS, full[0]),
-            ("routes", limits::ROUTES, full[1]),
-            ("rules", limits::RULES, full[2]),
+            ("nexthops", limits::NEXTHOPS, self.nexthops.is_full()),
+            ("routes", limits::ROUTES, self.routes.is_full()),
+            ("rules", limits::RULES, self.rules.is_full()),
         ] {
             if full {
                 self.tell_full(table, capacity);
@@ -61,81 +57,64 @@ impl Engine {
     }
 
     /// Layer 1 of an uplink: its table, and the rules that lead bound, local and marked packets there.
-    fn want_uplink(&mut self, at: usize, family: Family) -> (Result<(), Full>, Result<(), Full>, Result<(), Full>) {
-        let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else {
-            return (Ok(()), Ok(()), Ok(()));
-        };
+    fn want_uplink(&mut self, at: usize, family: Family) {
+        let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else { return };
         if !config.serves(family) {
-            return (Ok(()), Ok(()), Ok(()));
+            return;
         }
         let table = layout::uplink_table(config.id);
-        let mut routes = self.routes.want(RouteSpec {
-            family,
-            table,
-            metric: layout::METRIC_LAST,
-            target: RouteTarget::Unreachable,
-        });
+        let target = RouteTarget::Unreachable;
+        self.routes.want(RouteSpec { family, table, metric: layout::METRIC_LAST, target });
         if let Ok(hop) = uplink.hop(config, family) {
             let metric = layout::METRIC_UPLINK;
             let route = RouteSpec { family, table, metric, target: RouteTarget::Via(hop) };
-            routes = routes.and(want_plain(&mut self.routes, route, uplink));
+            want_plain(&mut self.routes, route, uplink);
         }
-        let mut nexthops = Ok(());
         if let (true, Ok(hop)) = (self.uses_nexthops(), uplink.usable(config, family)) {
             let body = NexthopBody::Leaf { family, hop };
-            nexthops = self.nexthops.want(NexthopSpec { id: layout::leaf(family, config.id), body });
+            self.nexthops.want(NexthopSpec { id: layout::leaf(family, config.id), body });
             if self.is_shared(UplinkSlot(at as u8), family) {
-                let id = layout::alias(family, config.id);
-                nexthops = nexthops.and(self.nexthops.want(NexthopSpec { id, body }));
+                self.nexthops.want(NexthopSpec { id: layout::alias(family, config.id), body });
             }
         }
         let lookup = RuleAction::Lookup { table, suppress: None };
         let bound = layout::rule_bound(config.id);
         let rule = |priority, select| RuleSpec { family, priority, select, action: lookup };
-        let mut rules = self.rules.want(rule(bound, Selector { oif: config.device, ..Selector::default() }));
+        self.rules.want(rule(bound, Selector { oif: config.device, ..Selector::default() }));
         for addr in uplink.sources().filter(|a| Family::of(*a) == family) {
             let src = Some(Prefix::host(addr));
-            rules = rules.and(self.rules.want(rule(bound, Selector { src, ..Selector::default() })));
+            self.rules.want(rule(bound, Selector { src, ..Selector::default() }));
         }
         let mark = Some(FwMark::spread(u32::from(config.id.0), self.config.globals.mark_mask));
-        let marked = rule(layout::rule_marked(config.id), Selector { mark, ..Selector::default() });
-        rules = rules.and(self.rules.want(marked));
-        (nexthops, routes, rules)
+        self.rules.want(rule(layout::rule_marked(config.id), Selector { mark, ..Selector::default() }));
     }
 
     /// An uplink's second table, with a way out only as long as it lives: for sources that prefer it and may go elsewhere.
-    fn want_preferred(&mut self, at: usize, family: Family) -> (Result<(), Full>, Result<(), Full>) {
-        let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else {
-            return (Ok(()), Ok(()));
-        };
+    fn want_preferred(&mut self, at: usize, family: Family) {
+        let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else { return };
         let prefixes = || self.config.prefixes(config.sources).iter().filter(|p| Family::of(p.addr) == family);
         let preferred = prefixes().next().is_some() || self.is_preferred(UplinkSlot(at as u8));
         if !config.serves(family) || !preferred {
-            return (Ok(()), Ok(()));
+            return;
         }
         let table = layout::soft_table(config.id);
         let lives = uplink.legs.get(family.index()).is_some_and(|leg| leg.state.is_usable());
-        let mut routes = Ok(());
         if let (true, Ok(hop)) = (lives, uplink.usable(config, family)) {
             let target = RouteTarget::Via(hop);
-            routes = self.routes.want(RouteSpec { family, table, metric: layout::METRIC_UPLINK, target });
+            self.routes.want(RouteSpec { family, table, metric: layout::METRIC_UPLINK, target });
         }
         let action = RuleAction::Lookup { table, suppress: None };
-        let mut rules = Ok(());
         for prefix in prefixes() {
             let select = Selector { src: Some(*prefix), ..Selector::default() };
-            let spec = RuleSpec { family, priority: layout::rule_source(config.id), select, action };
-            rules = rules.and(self.rules.want(spec));
+            self.rules.want(RuleSpec { family, priority: layout::rule_source(config.id), select, action });
         }
-        (routes, rules)
     }
 
     /// A policy's table: a plain route per member, the pointer above them, the last resort below.
-    fn want_policy(&mut self, slot: PolicySlot, family: Family) -> (Result<(), Full>, Result<(), Full>) {
-        let Some(policy) = self.config.policies.get(usize::from(slot.0)) else { return (Ok(()), Ok(())) };
+    fn want_policy(&mut self, slot: PolicySlot, family: Family) {
+        let Some(policy) = self.config.policies.get(usize::from(slot.0)) else { return };
         let table = layout::policy_table(slot);
         let route = |metric, target| RouteSpec { family, table, metric, target };
-        let mut routes = Ok(());
         for (rank, member) in policy.members.iter().enumerate() {
             let at = usize::from(member.uplink.0);
             let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else { continue };
@@ -144,30 +123,29 @@ impl Engine {
             }
             if let Ok(hop) = uplink.hop(config, family) {
                 let plain = route(layout::metric_member(rank), RouteTarget::Via(hop));
-                routes = routes.and(want_plain(&mut self.routes, plain, uplink));
+                want_plain(&mut self.routes, plain, uplink);
             }
         }
-        match policy.last_resort {
-            LastResort::Default => {}
-            LastResort::Unreachable => {
-                routes = routes.and(self.routes.want(route(layout::METRIC_LAST, RouteTarget::Unreachable)));
-            }
-            LastResort::Blackhole => {
-                routes = routes.and(self.routes.want(route(layout::METRIC_LAST, RouteTarget::Blackhole)));
-            }
+        let last = match policy.last_resort {
+            LastResort::Default => None,
+            LastResort::Unreachable => Some(RouteTarget::Unreachable),
+            LastResort::Blackhole => Some(RouteTarget::Blackhole),
+        };
+        if let Some(target) = last {
+            self.routes.want(route(layout::METRIC_LAST, target));
         }
-        let Some((first, hop)) = self.carriers(slot, family).next() else { return (Ok(()), routes) };
-        if !self.uses_nexthops() {
+        let Some((first, hop)) = self.carriers(slot, family).next() else { return };
+        let target = if self.uses_nexthops() {
+            let (id, group) = (self.group_id(slot, family), self.group(slot, family));
+            self.nexthops.want(NexthopSpec { id, body: NexthopBody::Group(group) });
+            RouteTarget::Nexthop(id)
+        } else {
             // One route leads one way: the member with the largest share is it.
             let best =
                 self.carriers(slot, family).fold((first, hop), |a, b| if b.0.weight > a.0.weight { b } else { a });
-            let pointer = route(layout::METRIC_POINTER, RouteTarget::Via(best.1));
-            return (Ok(()), routes.and(self.routes.want(pointer)));
-        }
-        let (id, group) = (self.group_id(slot, family), self.group(slot, family));
-        let pointer = route(layout::METRIC_POINTER, RouteTarget::Nexthop(id));
-        let body = NexthopBody::Group(group);
-        (self.nexthops.want(NexthopSpec { id, body }), routes.and(self.routes.want(pointer)))
+            RouteTarget::Via(best.1)
+        };
+        self.routes.want(route(layout::METRIC_POINTER, target));
     }
 
     /// The members that carry a policy's traffic now, with their ways out.
@@ -242,11 +220,7 @@ fn share(weight: u16, largest: u32) -> u16 {
 
 /// Wants a plain route of layer 1, which stays while its uplink has no carrier; but while it has none the kernel takes
 /// no new IPv6 route whose gateway is to be looked up there (EHOSTUNREACH): what is not there is wanted when it can be.
-fn want_plain(
-    routes: &mut Table<RouteSpec, { limits::ROUTES }>,
-    route: RouteSpec,
-    uplink: &Uplink,
-) -> Result<(), Full> {
+fn want_plain(routes: &mut Table<RouteSpec, { limits::ROUTES }>, route: RouteSpec, uplink: &Uplink) {
     let looked_up = match route.target {
         RouteTarget::Via(Hop { gateway: Some(IpAddr::V6(gateway)), onlink: false, .. }) => {
             !gateway.is_unicast_link_local()
@@ -254,11 +228,9 @@ fn want_plain(
         _ => false,
     };
     let carrier = uplink.watch.link().is_some_and(|link| link.carrier);
-    let there = |e: &Entry<RouteSpec>| e.spec == route && (e.is_coming() || e.have == Have::Unknown);
-    if looked_up && !carrier && !routes.get(&route).is_some_and(there) {
-        return Ok(());
+    if carrier || !looked_up || routes.is_there(&route) {
+        routes.want(route);
     }
-    routes.want(route)
 }
 
 /// Where the kernel is asked whether a switch took effect: addresses that nobody has a special route to

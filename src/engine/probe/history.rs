@@ -38,7 +38,7 @@ impl Minute {
 /// The last hour.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct History {
-    #[serde(with = "crate::engine::row")]
+    #[serde(with = "crate::row")]
     minutes: [Minute; MINUTES],
     /// The number of the newest minute, counted from the start of time.
     newest: u32,

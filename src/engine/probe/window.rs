@@ -28,7 +28,7 @@ struct Slot {
 /// The last probes of one target.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ProbeWindow {
-    #[serde(with = "crate::engine::row")]
+    #[serde(with = "crate::row")]
     slots: [Slot; limits::PROBE_SLOTS],
     /// Where the next one goes.
     next: u8,
