@@ -225,7 +225,8 @@ impl UplinkSet {
         Self(self.0 | other.0)
     }
 
-    /// Whether the uplink is in it.
+    /// Whether the uplink is in it. Never inlined: a shift of 64 bits is a dozen instructions on a 32-bit machine.
+    #[inline(never)]
     pub fn contains(self, slot: UplinkSlot) -> bool {
         self.0 & Self::of(slot).0 != 0
     }

@@ -118,22 +118,24 @@ impl Engine {
             let state = if policy.use_degraded && state == State::Degraded { State::Up } else { state };
             (serves && state.is_usable()).then_some(state)
         };
+        let members = policy.members.as_slice();
         // An operator's word, as long as it works.
         let preferred = self.preferred.get(usize::from(slot.0)).copied().flatten();
-        let works = |m: &Member| Some(m.uplink) == preferred && state(m).is_some_and(|s| s >= State::Degraded);
-        if let Some(member) = policy.members.iter().find(|m| works(m)) {
+        let works = |m: &&Member| Some(m.uplink) == preferred && state(m) >= Some(State::Degraded);
+        if let Some(member) = members.iter().find(works) {
             return UplinkSet::of(member.uplink);
         }
-        let best = policy.members.iter().filter_map(state).max();
-        let good = || policy.members.iter().filter(|m| best.is_some() && state(m) == best);
-        // Members are sorted by metric.
-        let mut metric = good().next().map(|m| m.metric);
+        let best = members.iter().map(state).max().flatten();
+        let good = |m: &Member| best.is_some() && state(m) == best;
+        let mut holder = UplinkSet::EMPTY;
         if policy.failback == Failback::Never {
             let way = self.way(usize::from(slot.0), family).copied().unwrap_or_default();
-            let holder = if way.chosen.is_empty() { way.held } else { way.chosen };
-            metric = good().find(|m| holder.contains(m.uplink)).map(|m| m.metric).or(metric);
+            holder = if way.chosen.is_empty() { way.held } else { way.chosen };
         }
-        good().filter(|m| Some(m.metric) == metric).map(|m| m.uplink).collect()
+        // Members are sorted by metric.
+        let held = members.iter().find(|m| holder.contains(m.uplink) && good(m));
+        let Some(first) = held.or_else(|| members.iter().find(|m| good(m))) else { return UplinkSet::EMPTY };
+        members.iter().filter(|m| m.metric == first.metric && good(m)).map(|m| m.uplink).collect()
     }
 
     pub(super) fn review_leg(

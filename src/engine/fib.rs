@@ -503,16 +503,16 @@ impl<T: Object, const N: usize> Table<T, N> {
     ///
     /// # Errors
     /// [`Full`]: it is left alone, since we cannot remember it.
-    pub fn seen(&mut self, spec: T) -> Result<(), Full> {
-        let at = match self.find(&spec) {
+    pub fn seen(&mut self, spec: &T) -> Result<(), Full> {
+        let at = match self.find(spec) {
             Ok(at) => at,
-            Err(at) => return self.insert(at, spec, Have::Same),
+            Err(at) => return self.insert(at, *spec, Have::Same),
         };
         if let (Some(known), Some(story)) = (self.specs.get_mut(at), self.stories.get_mut(at)) {
             if !story.wanted && story.flight.is_none() {
-                *known = spec;
+                *known = *spec;
             }
-            self.head.seen(story, known.looks_like(&spec));
+            self.head.seen(story, known.looks_like(spec));
         }
         Ok(())
     }

@@ -318,15 +318,15 @@ impl Engine {
                 true
             }
             Event::OwnRoute(route) => {
-                let full = self.routes.seen(route).is_err();
+                let full = self.routes.seen(&route).is_err();
                 self.seen_full(full, "routes", limits::ROUTES, now)
             }
             Event::OwnRule(rule) => {
-                let full = self.rules.seen(rule).is_err();
+                let full = self.rules.seen(&rule).is_err();
                 self.seen_full(full, "rules", limits::RULES, now)
             }
             Event::OwnNexthop(nexthop) => {
-                let full = self.nexthops.seen(nexthop).is_err();
+                let full = self.nexthops.seen(&nexthop).is_err();
                 self.seen_full(full, "nexthops", limits::NEXTHOPS, now)
             }
             Event::OwnRouteGone { route, by } => {

@@ -14,6 +14,8 @@ use crate::time::Instant;
 use crate::types::Family;
 
 impl Engine {
+    /// Never inlined: a dozen instructions at each of many places.
+    #[inline(never)]
     pub(super) fn token(&mut self) -> Token {
         let token = Token(self.next_token);
         // The upper half belongs to the shell's dumps, 0 to nobody.

@@ -5,6 +5,8 @@
 
 use core::net::IpAddr;
 
+use heapless::Vec;
+
 use super::Engine;
 use super::fib::Table;
 use super::flows::Support;
@@ -16,7 +18,7 @@ use super::object::{
 use super::uplink::Uplink;
 use crate::config::{LastResort, Member};
 use crate::limits;
-use crate::types::{Family, FwMark, PolicySlot, Prefix, UplinkSlot};
+use crate::types::{Family, FwMark, PolicySlot, Prefix, UplinkId, UplinkSlot};
 
 /// The most that a share can be in every kernel with nexthop groups.
 const MAX_SHARE: u32 = 255;
@@ -134,45 +136,49 @@ impl Engine {
         if let Some(target) = last {
             self.routes.want(route(layout::METRIC_LAST, target));
         }
-        let Some((first, hop)) = self.carriers(slot, family).next() else { return };
+        let carriers = self.carriers(slot, family);
+        let Some(first) = carriers.first() else { return };
         let target = if self.uses_nexthops() {
-            let (id, group) = (self.group_id(slot, family), self.group(slot, family));
+            let (id, group) = (self.group_id(slot, family), self.group(slot, family, &carriers));
             self.nexthops.want(NexthopSpec { id, body: NexthopBody::Group(group) });
             RouteTarget::Nexthop(id)
         } else {
             // One route leads one way: the member with the largest share is it.
-            let best =
-                self.carriers(slot, family).fold((first, hop), |a, b| if b.0.weight > a.0.weight { b } else { a });
-            RouteTarget::Via(best.1)
+            RouteTarget::Via(carriers.iter().fold(first, |a, b| if b.weight > a.weight { b } else { a }).hop)
         };
         self.routes.want(route(layout::METRIC_POINTER, target));
     }
 
-    /// The members that carry a policy's traffic now, with their ways out.
-    fn carriers(&self, slot: PolicySlot, family: Family) -> impl Iterator<Item = (Member, Hop)> + '_ {
+    /// The members that carry a policy's traffic now.
+    fn carriers(&self, slot: PolicySlot, family: Family) -> Vec<Carrier, { limits::UPLINKS }> {
+        let mut carriers: Vec<Carrier, { limits::UPLINKS }> = Vec::new();
         let chosen = self.way(usize::from(slot.0), family).map(|w| w.chosen).unwrap_or_default();
         let members = self.config.policies.get(usize::from(slot.0)).map(|p| p.members.as_slice()).unwrap_or(&[]);
-        // An uplink that is a member twice counts once, with its better metric.
-        let once = move |(at, m): &(usize, &Member)| members.iter().take(*at).all(|other| other.uplink != m.uplink);
-        members.iter().enumerate().filter(once).filter_map(move |(_, member)| {
-            let at = usize::from(member.uplink.0);
-            let hop = self.uplinks.get(at)?.usable(self.config.uplinks.get(at)?, family).ok()?;
-            chosen.contains(member.uplink).then_some((*member, hop))
-        })
+        for Member { uplink: slot, weight, .. } in members.iter().copied() {
+            let at = usize::from(slot.0);
+            let (Some(config), Some(uplink)) = (self.config.uplinks.get(at), self.uplinks.get(at)) else { continue };
+            // An uplink that is a member twice counts once, with its better metric.
+            if !chosen.contains(slot) || carriers.iter().any(|c| c.id == config.id) {
+                continue;
+            }
+            if let Ok(hop) = uplink.usable(config, family) {
+                // Cannot fail: each uplink is there once.
+                let _ = carriers.push(Carrier { id: config.id, weight, hop });
+            }
+        }
+        carriers
     }
 
-    fn group(&self, slot: PolicySlot, family: Family) -> Group {
-        let largest = self.carriers(slot, family).map(|(m, _)| u32::from(m.weight)).max().unwrap_or(1);
+    fn group(&self, slot: PolicySlot, family: Family, carriers: &[Carrier]) -> Group {
+        let largest = carriers.iter().map(|c| u32::from(c.weight)).max().unwrap_or(1);
         let kind = self.group_kind(slot, family);
         let mut group = Group::new(kind);
-        let alone = self.carriers(slot, family).nth(1).is_none();
-        for (member, _) in self.carriers(slot, family) {
-            let Some(id) = self.config.uplinks.get(usize::from(member.uplink.0)).map(|u| u.id) else { continue };
-            let weight = if alone { 1 } else { share(member.weight, largest) };
+        for carrier in carriers {
+            let weight = if carriers.len() == 1 { 1 } else { share(carrier.weight, largest) };
             // Cannot overflow: a group has room for two leaves of each uplink.
-            group.push(GroupMember { id: layout::leaf(family, id), weight });
+            group.push(GroupMember { id: layout::leaf(family, carrier.id), weight });
             if kind != GroupKind::Plain {
-                group.push(GroupMember { id: layout::alias(family, id), weight });
+                group.push(GroupMember { id: layout::alias(family, carrier.id), weight });
             }
         }
         group
@@ -209,6 +215,13 @@ impl Engine {
                 && self.group_kind(PolicySlot(at as u8), family) != GroupKind::Plain
         })
     }
+}
+
+/// A member that carries traffic, and its way out.
+struct Carrier {
+    id: UplinkId,
+    weight: u16,
+    hop: Hop,
 }
 
 /// A weight as a share that every kernel takes; proportions stay as they are up to 255.

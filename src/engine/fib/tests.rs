@@ -74,7 +74,7 @@ fn what_was_refused_because_it_is_there_does_not_wait_when_it_goes() {
     want(&mut table, &[route(1, 1)]);
     poll(&mut table, at(0), 1);
     table.acked(Token(1), Errno::EEXIST, at(0));
-    table.seen(route(1, 1)).expect("it is known");
+    table.seen(&route(1, 1)).expect("it is known");
     table.doubt(Have::Unknown, &|_| true);
     assert!(poll(&mut table, at(1), 2).is_some());
 }
@@ -82,7 +82,7 @@ fn what_was_refused_because_it_is_there_does_not_wait_when_it_goes() {
 #[test]
 fn what_is_ours_and_not_wanted_goes_and_what_a_dump_misses_comes_back() {
     let mut table = Routes::default();
-    table.seen(route(9, 9)).expect("the table has room");
+    table.seen(&route(9, 9)).expect("the table has room");
     want(&mut table, &[route(1, 1)]);
     assert_eq!(poll(&mut table, at(0), 1), Some((Op::Delete, route(9, 9))));
     assert_eq!(poll(&mut table, at(0), 2), Some((Op::Add, route(1, 1))));
