@@ -7,6 +7,11 @@ use crate::time::{Duration, micros};
 /// Longest wait after a refusal or in a fight.
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// How long to wait after so many failures: `first` doubled as often, at most `longest`.
+pub(super) fn wait_after(failures: u8, first: Duration, longest: Duration) -> Duration {
+    (first * (1 << u32::from(failures.min(14)))).min(longest)
+}
+
 /// How hard somebody fights for the place of an object.
 ///
 /// A few losses are repaired at once. Eight within some seconds are a fight: then the repairs wait 1 s, 2 s, 4 s …

@@ -10,7 +10,7 @@ use super::notice::Notice;
 use super::object::{NexthopBody, RouteSpec, RouteTarget};
 use super::probe::Reach;
 use super::switch::Way;
-use super::uplink::{self, Health, Reason, State, Uplink};
+use super::uplink::{Health, Reason, State, Uplink};
 use super::{Engine, SAVE_AFTER};
 use crate::config::{Failback, Member, UplinkConfig};
 use crate::limits;
@@ -178,28 +178,17 @@ impl Engine {
     /// One notice when both families did the same, else one each.
     pub(super) fn tell_uplink(&mut self, at: usize, v4: Option<State>, v6: Option<State>) {
         let Some(uplink) = self.uplinks.get(at) else { return };
-        let [four, six] = uplink.legs;
+        let [four, six] = uplink.legs.each_ref().map(|leg| (leg.state, leg.reason));
         let flaps = u16::try_from(uplink.flaps).unwrap_or(u16::MAX);
         let slot = UplinkSlot(at as u8);
-        let notice = |family, from, leg: uplink::Leg| Notice::Uplink {
-            uplink: slot,
-            family,
-            from,
-            to: leg.state,
-            reason: leg.reason,
-            flaps,
-        };
         let serves_both = self.config.uplinks.get(at).is_some_and(|c| c.families == [true; 2]);
-        let together = v4.is_some() && v4 == v6 && (four.state, four.reason) == (six.state, six.reason);
-        if together {
-            if let Some(from) = v4 {
-                self.notices.push(notice(None, from, four));
-            }
-            return;
-        }
-        for (family, from, leg) in [(Family::V4, v4, four), (Family::V6, v6, six)] {
-            if let Some(from) = from {
-                self.notices.push(notice(serves_both.then_some(family), from, leg));
+        let together = v4 == v6 && four == six;
+        for (family, before, (to, reason)) in [(Family::V4, v4, four), (Family::V6, v6, six)] {
+            let Some(from) = before else { continue };
+            let family = if together { None } else { serves_both.then_some(family) };
+            self.notices.push(Notice::Uplink { uplink: slot, family, from, to, reason, flaps });
+            if together {
+                return;
             }
         }
     }

@@ -14,7 +14,7 @@ use heapless::{Vec, VecView};
 use serde::{Deserialize, Serialize};
 
 use super::action::{Op, Token};
-use super::contention::{Contention, RETRY_MAX};
+use super::contention::{Contention, RETRY_MAX, wait_after};
 use super::object::{NexthopSpec, RouteSpec, RuleSpec};
 use crate::time::{Duration, Instant};
 use crate::types::Errno;
@@ -294,7 +294,7 @@ impl Head {
         }
         story.have = Have::Unknown;
         story.refusals = story.refusals.saturating_add(1);
-        let retry = (RETRY_MIN * (1 << u32::from(story.refusals.min(12)))).min(RETRY_MAX);
+        let retry = wait_after(story.refusals, RETRY_MIN, RETRY_MAX);
         story.occupied = errno == Errno::EEXIST;
         if !flight.outdated && !flight.hurried || story.occupied {
             story.retry_at = now.after(retry);

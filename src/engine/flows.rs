@@ -8,6 +8,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Dump, Load, Token};
+use super::contention::wait_after;
 use super::event::NftFailure;
 use super::notice::Notice;
 use super::uplink::Setting;
@@ -312,7 +313,7 @@ impl Engine {
         self.flows.troubles = self.flows.troubles.saturating_add(1);
         let mut at = now;
         if self.flows.troubles >= 2 {
-            at = now.after((WAIT_MIN * (1 << u32::from(self.flows.troubles.min(14)))).min(WAIT_MAX));
+            at = now.after(wait_after(self.flows.troubles, WAIT_MIN, WAIT_MAX));
             self.tell_no_nft(NftFailure::Refused);
         }
         self.flows.stage = Stage::Wanted { load: Load::Anew, at };
@@ -338,7 +339,7 @@ impl Engine {
         self.flows.troubles = if peace { 0 } else { self.flows.troubles.saturating_add(1) };
         let wait = match self.flows.troubles {
             0..=2 => Duration::ZERO,
-            n => (WAIT_MIN * (1 << u32::from(n.min(14)))).min(WAIT_MAX),
+            n => wait_after(n, WAIT_MIN, WAIT_MAX),
         };
         self.flows.stage = Stage::Wanted { load: Load::Whole, at: now.after(wait) };
         false

@@ -4,10 +4,10 @@
 
 use super::action::{Action, Dump, Op, RouteQuestion, Token};
 use super::event::LinkInfo;
+use super::fib::{Objects, Story};
 use super::object::{NexthopBody, NexthopSpec, RouteSpec, RouteTarget, RuleAction, RuleSpec};
 use super::switch::Way;
 use super::uplink::Setting;
-use super::fib::{Objects, Story};
 use super::{Engine, layout, want};
 use crate::limits;
 use crate::time::Instant;

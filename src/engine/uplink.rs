@@ -283,12 +283,9 @@ impl Uplink {
         }
         if self.defaults.is_full() {
             self.defaults_cut = true;
-            let (same, other) = {
-                let count =
-                    |is_same| self.defaults.iter().filter(|d| (d.fact.family == news.family) == is_same).count();
-                (count(true).saturating_add(1), count(false))
-            };
-            let crowded = |d: &MainDefault| (d.family == news.family) == (same >= other);
+            let same = self.defaults.iter().filter(|d| d.fact.family == news.family).count();
+            let other = self.defaults.len().saturating_sub(same);
+            let crowded = |d: &MainDefault| (d.family == news.family) == (same.saturating_add(1) >= other);
             let all = self.defaults.iter().enumerate().filter(|(_, d)| crowded(&d.fact));
             let worst = all.max_by_key(|(_, d)| d.fact.metric).map(|(at, d)| (at, d.fact));
             match worst {
@@ -351,7 +348,12 @@ impl Uplink {
             let onlink = !self.covers(gateway);
             return Ok(Hop { gateway: Some(gateway), ifindex: link.ifindex, onlink });
         }
-        let learned = self.defaults.iter().map(|d| d.fact).filter(|d| d.family == family).min_by_key(|d| d.metric);
+        let mut learned: Option<&MainDefault> = None;
+        for default in self.defaults.iter().map(|d| &d.fact).filter(|d| d.family == family) {
+            if learned.is_none_or(|best| default.metric < best.metric) {
+                learned = Some(default);
+            }
+        }
         // The gateway's network may have left the link since; main's route still leads there, and so shall ours.
         let onlink = |hop: Hop| hop.onlink || hop.gateway.is_some_and(|g| !self.covers(g));
         learned.map(|d| Hop { onlink: onlink(d.hop), ..d.hop }).ok_or(Reason::NoGateway)

@@ -253,7 +253,7 @@ impl Track {
         let (n, lost) = (u32::from(report.judged), u32::from(report.lost));
         let share = |limit: u16| n * u32::from(limit);
         // In thousandths of a probe: sqrt(n p (1 - p)) with p in thousandths is sqrt(n p (1000 - p)) thousandths.
-        let deviation = |limit: u16| (share(limit) * (1000 - u32::from(limit).min(1000))).isqrt();
+        let deviation = |limit: u16| root(share(limit) * (1000 - u32::from(limit).min(1000)));
         let (fail, recover) = (quality.failure_loss.0, quality.recovery_loss.0);
         let lossy = lost > 0 && 1000 * lost >= share(fail) + 2 * deviation(fail);
         let clean = 1000 * lost <= share(recover).saturating_sub(2 * deviation(recover));
@@ -270,6 +270,18 @@ impl Track {
     }
 }
 
+/// The whole part of a square root, bit by bit: the library's is half a kilobyte of code.
+fn root(n: u32) -> u32 {
+    let mut root: u32 = 0;
+    for bit in (0..16).rev() {
+        let more = root | 1 << bit;
+        if more * more <= n {
+            root = more;
+        }
+    }
+    root
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +292,12 @@ mod tests {
 
     fn config(interval: u64) -> ProbeConfig {
         ProbeConfig { interval: Duration::from_millis(interval), ..ProbeConfig::default() }
+    }
+
+    #[test]
+    fn a_root_is_the_librarys() {
+        let edges = (0..=u32::from(u16::MAX)).flat_map(|n| [n * n, (n * n).saturating_sub(1), n]);
+        assert!(edges.chain([u32::MAX]).all(|n| root(n) == n.isqrt()));
     }
 
     #[test]
