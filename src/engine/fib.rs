@@ -8,65 +8,17 @@
 //! Stories do not know what their objects look like, and lie apart from them: what they decide is one piece of code for
 //! routes, rules and nexthops.
 
-use core::cmp::Ordering;
-
 use heapless::{Vec, VecView};
 use serde::{Deserialize, Serialize};
 
 use super::action::{Op, Token};
 use super::contention::{Contention, RETRY_MAX, wait_after};
-use super::object::{NexthopSpec, RouteSpec, RuleSpec};
+use super::object::Object;
 use crate::time::{Duration, Instant};
 use crate::types::Errno;
 
 /// First wait after a refusal; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(20);
-
-/// An object with an identity.
-pub trait Object: Copy {
-    /// Whether an object that the kernel may have deleted is asked for with [`Op::Replace`] (only where the identity
-    /// is ours alone), else with [`Op::Add`]: what sits there now might be somebody else's.
-    const REPLACE_UNKNOWN: bool = false;
-
-    /// Orders by identity: two specs with equal identity cannot both be installed.
-    fn order(&self, other: &Self) -> Ordering;
-
-    /// Whether two with the same identity look the same.
-    fn looks_like(&self, other: &Self) -> bool;
-}
-
-impl Object for RouteSpec {
-    fn order(&self, other: &Self) -> Ordering {
-        (self.table, self.metric, self.family).cmp(&(other.table, other.metric, other.family))
-    }
-
-    fn looks_like(&self, other: &Self) -> bool {
-        self.target == other.target
-    }
-}
-
-impl Object for RuleSpec {
-    fn order(&self, other: &Self) -> Ordering {
-        self.cmp(other)
-    }
-
-    /// All of a rule is its identity.
-    fn looks_like(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Object for NexthopSpec {
-    const REPLACE_UNKNOWN: bool = true;
-
-    fn order(&self, other: &Self) -> Ordering {
-        self.id.cmp(&other.id)
-    }
-
-    fn looks_like(&self, other: &Self) -> bool {
-        self.body == other.body
-    }
-}
 
 /// What the kernel has at an object's place, as far as we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

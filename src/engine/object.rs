@@ -3,6 +3,7 @@
 //! All carry our route protocol, [`PROTOCOL`]; what does not carry it is not ours and never appears here as a wish.
 //! Numbering (tables, priorities, nexthop ids) is decided in `super::layout`.
 
+use core::cmp::Ordering;
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -181,5 +182,51 @@ impl Group {
     /// The members, in the order in which they were added.
     pub fn members(&self) -> &[GroupMember] {
         self.members.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+/// An object with an identity.
+pub trait Object: Copy {
+    /// Whether an object that the kernel may have deleted is asked for with [`Op::Replace`](super::Op::Replace) (only where the identity
+    /// is ours alone), else with [`Op::Add`](super::Op::Add): what sits there now might be somebody else's.
+    const REPLACE_UNKNOWN: bool = false;
+
+    /// Orders by identity: two specs with equal identity cannot both be installed.
+    fn order(&self, other: &Self) -> Ordering;
+
+    /// Whether two with the same identity look the same.
+    fn looks_like(&self, other: &Self) -> bool;
+}
+
+impl Object for RouteSpec {
+    fn order(&self, other: &Self) -> Ordering {
+        (self.table, self.metric, self.family).cmp(&(other.table, other.metric, other.family))
+    }
+
+    fn looks_like(&self, other: &Self) -> bool {
+        self.target == other.target
+    }
+}
+
+impl Object for RuleSpec {
+    fn order(&self, other: &Self) -> Ordering {
+        self.cmp(other)
+    }
+
+    /// All of a rule is its identity.
+    fn looks_like(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Object for NexthopSpec {
+    const REPLACE_UNKNOWN: bool = true;
+
+    fn order(&self, other: &Self) -> Ordering {
+        self.id.cmp(&other.id)
+    }
+
+    fn looks_like(&self, other: &Self) -> bool {
+        self.body == other.body
     }
 }

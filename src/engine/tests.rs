@@ -155,7 +155,7 @@ fn show(engine: &mut Engine, dump: Dump, now: Instant) {
     }
 }
 
-fn installed<T: fib::Object, const N: usize>(table: &Table<T, N>) -> std::vec::IntoIter<T> {
+fn installed<T: object::Object, const N: usize>(table: &Table<T, N>) -> std::vec::IntoIter<T> {
     let there = table.objects().iter().filter(|(_, story)| story.have == Have::Same);
     there.map(|(spec, _)| *spec).collect::<std::vec::Vec<_>>().into_iter()
 }

@@ -1,6 +1,6 @@
 //! The tables told what the kernel did, step by step.
 
-use super::super::object::{RouteTarget, TABLE_MAIN};
+use super::super::object::{RouteSpec, RouteTarget, TABLE_MAIN};
 use super::*;
 use crate::types::Family;
 
