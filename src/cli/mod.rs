@@ -12,7 +12,9 @@ mod why;
 mod words;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 
 use client::Client;
@@ -225,10 +227,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             version();
             Ok(())
         }
-        "--help" => {
-            say(format_args!("{}", words::help()));
-            Ok(())
-        }
+        "--help" => show(&words::help()),
         command if words::COMMANDS.iter().any(|c| c.name == command) || command == "names" => ask(&words),
         other => {
             eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
@@ -246,64 +245,67 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn show(text: &str) -> Result<(), String> {
+    say(format_args!("{text}"));
+    Ok(())
+}
+
 /// Commands that ask the running daemon.
 fn ask(words: &Words) -> Result<(), String> {
     let client = Client { path: &words.control, json: words.json };
     let args: Vec<&str> = words.args.iter().map(String::as_str).collect();
-    match (words.command.as_str(), args.as_slice()) {
-        ("status", []) => client.status(words.watch),
-        ("why", [what]) => match what.parse() {
-            Ok(addr) => why::destination(&client, addr, &words.details),
-            Err(_) => client.why(what, Clock::start().wall()),
-        },
-        ("events", []) => client.events(words.since, words.follow),
-        ("graph", [uplink]) => client.graph(uplink),
-        ("metrics", []) => {
-            say(format_args!("{}", metrics::metrics(&client.status_tree()?)));
-            Ok(())
+    let path;
+    let request = match (words.command.as_str(), args.as_slice()) {
+        ("status", []) => return client.status(words.watch),
+        ("why", [what]) => {
+            return match what.parse() {
+                Ok(addr) => why::destination(&client, addr, &words.details),
+                Err(_) => client.why(what, Clock::start().wall()),
+            };
         }
-        ("up", [uplink]) => client.hold(uplink, Hold::Up),
-        ("down", [uplink]) => client.hold(uplink, Hold::Down),
-        ("auto", [uplink]) => client.hold(uplink, Hold::Auto),
-        ("switch", [policy, "auto"]) => client.simple(&Request::Prefer { policy, uplink: None }),
-        ("switch", [policy, uplink]) => client.simple(&Request::Prefer { policy, uplink: Some(uplink) }),
-        ("probe", [uplink]) => client.probe(uplink, None),
-        ("probe", [uplink, target]) => client.probe(uplink, Some(target)),
-        ("reload", []) => client.simple(&Request::Reload { confirm_ms: None }),
+        ("events", []) => return client.events(words.since, words.follow),
+        ("graph", [uplink]) => return client.graph(uplink),
+        ("metrics", []) => return show(&metrics::metrics(&client.status_tree()?)),
+        ("names", [of]) => return client.names(of),
+        ("completion", []) => return show(&words::completion()),
+        ("man", []) => return show(&words::manual()),
+        ("probe", [uplink]) => return client.probe(uplink, None),
+        ("probe", [uplink, target]) => return client.probe(uplink, Some(target)),
+        ("up", [uplink]) => Request::Hold { uplink, hold: Hold::Up },
+        ("down", [uplink]) => Request::Hold { uplink, hold: Hold::Down },
+        ("auto", [uplink]) => Request::Hold { uplink, hold: Hold::Auto },
+        ("switch", [policy, uplink]) => {
+            Request::Prefer { policy, uplink: Some(*uplink).filter(|uplink| *uplink != "auto") }
+        }
+        ("reload", []) => Request::Reload { confirm_ms: None },
         ("apply", []) => {
             let time = words.confirm.as_deref().ok_or("apply needs --confirm TIME, such as 60s")?;
-            let millis = time.strip_suffix("ms").map(|ms| (ms, 1)).or(time.strip_suffix('s').map(|s| (s, 1000)));
-            let (number, scale) = millis.unwrap_or((time, 1000));
-            let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
-            let millis = millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))?;
-            client.simple(&Request::Reload { confirm_ms: Some(millis) })?;
-            say(format_args!("applied; 'linkwatch confirm' within {time} keeps it\n"));
-            Ok(())
+            client.simple(&Request::Reload { confirm_ms: Some(confirm_ms(time)?) })?;
+            return show(&format!("applied; 'linkwatch confirm' within {time} keeps it\n"));
         }
-        ("confirm", []) => client.simple(&Request::Confirm),
+        ("confirm", []) => Request::Confirm,
         ("trace", ["start", file]) => {
             // The daemon lives elsewhere.
-            let path =
-                std::env::current_dir().map(|here| here.join(file)).map_err(|error| format!("{file}: {error}"))?;
+            path = std::env::current_dir().map_err(|error| format!("{file}: {error}"))?.join(file);
             let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
-            client.simple(&Request::Trace { path: Some(path), size: words.size })
+            Request::Trace { path: Some(path), size: words.size }
         }
-        ("trace", ["stop"]) => client.simple(&Request::Trace { path: None, size: 0 }),
-        ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
-        ("names", [of]) => client.names(of),
-        ("completion", []) => {
-            say(format_args!("{}", words::completion()));
-            Ok(())
-        }
-        ("man", []) => {
-            say(format_args!("{}", words::manual()));
-            Ok(())
-        }
+        ("trace", ["stop"]) => Request::Trace { path: None, size: 0 },
+        ("flush-flows", [uplink]) => Request::FlushFlows { uplink },
         (command, _) => {
             let takes = words::COMMANDS.iter().find(|c| c.name == command).map_or("", |c| c.takes);
-            Err(format!("want: linkwatch {command} {takes}"))
+            return Err(format!("want: linkwatch {command} {takes}"));
         }
-    }
+    };
+    client.simple(&request)
+}
+
+/// How long an operator has to confirm, in milliseconds.
+fn confirm_ms(time: &str) -> Result<u32, String> {
+    let millis = time.strip_suffix("ms").map(|ms| (ms, 1)).or(time.strip_suffix('s').map(|s| (s, 1000)));
+    let (number, scale) = millis.unwrap_or((time, 1000));
+    let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
+    millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))
 }
 
 #[cfg(not(lean))]
@@ -391,11 +393,19 @@ fn options(words: &Words) -> Options {
     Options { state: words.state.clone(), control, ubus: Ubus::Off, receive_buffer: words.receive_buffer }
 }
 
+/// Lives through a future. What all commands do is compiled once.
+fn finish(future: Pin<&mut dyn Future<Output = io::Result<()>>>) -> Result<(), String> {
+    wait::block_on(future).map_err(|error| error.to_string())
+}
+
+fn open(config: &Config, options: Options) -> Result<Box<Daemon>, String> {
+    Daemon::open(config, options).map_err(|error| error.to_string())
+}
+
 fn run(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
     let signals = Signals::open().map_err(|error| format!("signals: {error}"))?;
-    let options = Options { ubus: words.ubus.clone(), ..options(words) };
-    let mut daemon = Daemon::open(&config, options).map_err(|error| error.to_string())?;
+    let mut daemon = open(&config, Options { ubus: words.ubus.clone(), ..options(words) })?;
     let mut read = || reading(words);
     // One thread; what else will run beside the loop becomes a task of the same executor.
     let executor = smol::LocalExecutor::new();
@@ -405,7 +415,7 @@ fn run(words: &Words) -> Result<(), String> {
         daemon.run(signals, &mut read).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
-    wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
+    finish(pin!(executor.run(main)))
 }
 
 fn check(words: &Words) -> Result<(), String> {
@@ -421,29 +431,30 @@ fn check(words: &Words) -> Result<(), String> {
 
 fn plan(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
-    let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
-    let changes = wait::block_on(daemon.plan()).map_err(|error| error.to_string())?;
-    for change in changes {
-        say(format_args!("{change}\n"));
-    }
-    Ok(())
+    let mut daemon = open(&config, options(words))?;
+    finish(pin!(async {
+        for change in daemon.plan().await? {
+            say(format_args!("{change}\n"));
+        }
+        Ok(())
+    }))
 }
 
 fn flush(words: &Words) -> Result<(), String> {
-    let mut daemon = Daemon::open(&config_file::empty(), options(words)).map_err(|error| error.to_string())?;
-    wait::block_on(async {
+    let mut daemon = open(&config_file::empty(), options(words))?;
+    finish(pin!(async {
         daemon.check_privileges().await?;
         daemon.flush().await
-    })
-    .map_err(|error: std::io::Error| error.to_string())
+    }))
 }
 
 fn monitor(words: &Words) -> Result<(), String> {
     let style = if words.json { Style::Json } else { Style::Text };
-    let result = wait::block_on(monitor::monitor(style, &mut *console::output()));
-    match result {
-        // Whoever read us has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| error.to_string()),
-    }
+    finish(pin!(async {
+        match monitor::monitor(style, &mut *console::output()).await {
+            // Whoever read us has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }))
 }

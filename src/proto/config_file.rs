@@ -41,19 +41,10 @@ pub struct Outcome {
 }
 
 /// Syslog's levels by mwan3's names and nft's.
-const LOG_LEVELS: [(&str, u8); 11] = [
-    ("emerg", 0),
-    ("alert", 1),
-    ("critical", 2),
-    ("crit", 2),
-    ("error", 3),
-    ("err", 3),
-    ("warning", 4),
-    ("warn", 4),
-    ("notice", 5),
-    ("info", 6),
-    ("debug", 7),
-];
+const LOG_LEVELS: [&str; 11] =
+    ["emerg", "alert", "critical", "crit", "error", "err", "warning", "warn", "notice", "info", "debug"];
+/// Their numbers.
+const LOG_NUMBERS: [u8; 11] = [0, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7];
 
 /// What kinds of sections there are, in the order in which they are read: whether one needs a name, and how long that
 /// may be.
@@ -75,7 +66,6 @@ pub fn empty() -> Box<Config> {
 pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Outcome {
     let (sections, errors) = sections(text);
     let nowhere = Section { kind: "globals".to_owned(), ..Section::default() };
-    let known_id = |name: &str| known_ids.iter().find(|(n, _)| n.as_str() == name).map(|(_, id)| id.0);
     let mut reader = Reader {
         dialect,
         outcome: Outcome { config: None, errors, warnings: Vec::new() },
@@ -84,19 +74,23 @@ pub fn read(text: &[u8], dialect: Dialect, known_ids: &[(Name, UplinkId)]) -> Ou
         value: None,
         text: "",
         interfaces: 0,
-        taken: sections.iter().filter(|s| s.kind == "interface").filter_map(|s| known_id(&s.name)).collect(),
+        known_ids,
+        taken: Vec::new(),
         disabled: Vec::new(),
         members: Vec::new(),
         members_in_all: 0,
         failback: Failback::default(),
     };
     reader.check_names(&sections);
-    for (kind, ..) in KINDS {
+    for section in sections.iter().filter(|s| s.kind == "interface") {
+        reader.taken.extend(reader.known_id(section));
+    }
+    for &(kind, ..) in &KINDS {
         for section in sections.iter().filter(|s| s.kind == kind) {
             reader.section = section;
             match kind {
                 "globals" => reader.globals(section),
-                "interface" => reader.interface(section, known_id(&section.name)),
+                "interface" => reader.interface(section),
                 "member" => reader.member(section),
                 "policy" => reader.policy(section),
                 "ipset" => reader.ipset(section),
@@ -127,6 +121,8 @@ struct Reader<'a> {
     text: &'a str,
     /// Interfaces met so far, disabled ones too.
     interfaces: usize,
+    /// The numbers that names had before.
+    known_ids: &'a [(Name, UplinkId)],
     /// Numbers of interfaces that cannot be given any more.
     taken: Vec<u8>,
     disabled: Vec<&'a str>,
@@ -142,17 +138,17 @@ impl<'a> Reader<'a> {
         for (at, section) in sections.iter().enumerate() {
             self.section = section;
             let (kind, name) = (section.kind.as_str(), section.name.as_str());
-            let Some((_, named, most)) = KINDS.into_iter().find(|(known, ..)| *known == kind) else {
+            let Some((_, named, most)) = KINDS.iter().find(|(known, ..)| *known == kind) else {
                 self.warn(format_args!("unknown section type '{}', left out", kind.escape_default()));
                 continue;
             };
-            if named && name.is_empty() {
+            if *named && name.is_empty() {
                 self.error(format_args!("a {kind} needs a name"));
             }
             if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
                 self.error(format_args!("a name may hold letters, digits, '_', '-' and '.'"));
             }
-            if name.len() > most {
+            if name.len() > *most {
                 self.error(format_args!("name of {} bytes, at most 15", name.len()));
             }
             let twin = |s: &&Section| s.kind == kind && s.name == name && !name.is_empty();
@@ -194,8 +190,8 @@ impl<'a> Reader<'a> {
                 }
                 "logging" => logging = self.flag(false),
                 "loglevel" => {
-                    let level = self.word(&LOG_LEVELS.map(|(name, _)| name));
-                    level_said = level.and_then(|at| LOG_LEVELS.get(at)).map_or(5, |(_, level)| *level);
+                    let level = self.word(&LOG_LEVELS);
+                    level_said = level.and_then(|at| LOG_NUMBERS.get(at).copied()).unwrap_or(5);
                 }
                 "rt_table_lookup" => {
                     for word in self.text.split_whitespace() {
@@ -275,20 +271,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// mwan3's numbering: the position in the file, disabled sections counted; but a name keeps the number it had.
-    fn give_id(&mut self, known: Option<u8>) -> u8 {
-        let wish = u8::try_from(self.interfaces).unwrap_or(u8::MAX);
-        known.unwrap_or_else(|| {
-            let free = |n: &u8| !self.taken.contains(n);
-            let id = if free(&wish) { wish } else { (1..u8::MAX).find(free).unwrap_or(u8::MAX) };
-            self.taken.push(id);
-            id
-        })
+    fn known_id(&self, section: &Section) -> Option<u8> {
+        self.known_ids.iter().find(|(name, _)| name.as_str() == section.name).map(|(_, id)| id.0)
     }
 
-    fn interface(&mut self, section: &'a Section, known_id: Option<u8>) {
+    /// mwan3's numbering: the position in the file, disabled sections counted; but a name keeps the number it had.
+    fn give_id(&mut self, section: &Section) -> u8 {
         self.interfaces = self.interfaces.saturating_add(1);
-        let id = self.give_id(known_id);
+        if let Some(id) = self.known_id(section) {
+            return id;
+        }
+        let free = |id: &u8| !self.taken.contains(id);
+        let wish = Some(u8::try_from(self.interfaces).unwrap_or(u8::MAX)).filter(free);
+        let id = wish.or_else(|| (1..u8::MAX).find(free)).unwrap_or(u8::MAX);
+        self.taken.push(id);
+        id
+    }
+
+    fn interface(&mut self, section: &'a Section) {
+        let id = self.give_id(section);
         let ours = self.dialect == Dialect::Linkwatch;
         let (Ok(name), device) = (Name::try_from(section.name.as_str()), IfName::new(section.name.as_bytes())) else {
             return;

@@ -86,31 +86,25 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
                 continue;
             }
         };
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            [] | ["package", _] => {}
-            ["config", kind] | ["config", kind, _] => sections.push(Section {
-                line,
-                kind: (*kind).to_owned(),
-                name: words.get(2).map_or(String::new(), |n| (*n).to_owned()),
-                options: Vec::new(),
-            }),
-            [word @ ("option" | "list"), key, value] => match sections.last_mut() {
-                Some(section) => section.options.push(Value {
-                    line,
-                    key: (*key).to_owned(),
-                    value: (*value).to_owned(),
-                    is_list: *word == "list",
-                }),
+        let count = words.len();
+        let mut words = words.into_iter();
+        let (first, second, third) = (words.next(), words.next(), words.next());
+        match (first.as_deref(), second, third) {
+            (None, ..) => {}
+            (Some("package"), Some(_), None) => {}
+            (Some("config"), Some(kind), name) if count <= 3 => {
+                sections.push(Section { line, kind, name: name.unwrap_or_default(), options: Vec::new() });
+            }
+            (Some(word @ ("option" | "list")), Some(key), Some(value)) if count == 3 => match sections.last_mut() {
+                Some(section) => section.options.push(Value { line, key, value, is_list: word == "list" }),
                 None => error(line, format!("'{word}' before any 'config'")),
             },
-            [first, ..] => {
+            (Some(first), ..) => {
                 let shown = first.escape_default();
                 error(
                     line,
                     format!(
-                        "'{shown}' with {} words: want config TYPE [NAME], option KEY VALUE or list KEY VALUE",
-                        words.len()
+                        "'{shown}' with {count} words: want config TYPE [NAME], option KEY VALUE or list KEY VALUE"
                     ),
                 );
             }

@@ -18,19 +18,33 @@ const PATH_204: &str = "/generate_204";
 /// Between rounds of a metered uplink unless told otherwise.
 const METERED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// `track_method`: the word, what it becomes, and how that is said for a word of another program's.
-const METHODS: [(&str, Method, &str); 11] = [
-    ("ping", Method::Echo, ""),
-    ("arping", Method::Neighbour, ""),
-    ("tcp", Method::Tcp, ""),
-    ("dns", Method::Dns, ""),
-    ("http", Method::Http, ""),
-    ("nping-icmp", Method::Echo, "ping"),
-    ("nping-arp", Method::Neighbour, "arping"),
-    ("nping-tcp", Method::Tcp, "tcp, to port 80 as nping does; option track_port says another"),
-    ("nping-udp", Method::Dns, "dns: a query is the one UDP packet that servers answer"),
-    ("nslookup", Method::Dns, "dns, for the root; option track_name says another name"),
-    ("httping", Method::Http, "http, with any status as httping does; option track_status says which"),
+/// The words of `track_method`.
+const METHODS: [&str; 11] = [
+    "ping",
+    "arping",
+    "tcp",
+    "dns",
+    "http",
+    "nping-icmp",
+    "nping-arp",
+    "nping-tcp",
+    "nping-udp",
+    "nslookup",
+    "httping",
+];
+/// What each becomes, and how that is said for a word of another program's.
+const MEANINGS: [(Method, &str); 11] = [
+    (Method::Echo, ""),
+    (Method::Neighbour, ""),
+    (Method::Tcp, ""),
+    (Method::Dns, ""),
+    (Method::Http, ""),
+    (Method::Echo, "ping"),
+    (Method::Neighbour, "arping"),
+    (Method::Tcp, "tcp, to port 80 as nping does; option track_port says another"),
+    (Method::Dns, "dns: a query is the one UDP packet that servers answer"),
+    (Method::Dns, "dns, for the root; option track_name says another name"),
+    (Method::Http, "http, with any status as httping does; option track_status says which"),
 ];
 
 /// What a section has said about probes so far, besides what went into its [`ProbeConfig`].
@@ -64,13 +78,13 @@ impl<'a> Reader<'a> {
                 }
             }
             "track_method" => {
-                let words = METHODS.map(|(word, ..)| word);
-                if let Some((word, method, becomes)) = self.word(&words).and_then(|at| METHODS.get(at)) {
+                if let Some((method, becomes)) = self.word(&METHODS).and_then(|at| MEANINGS.get(at)) {
                     config.method = *method;
                     if !becomes.is_empty() {
+                        let word = self.text;
                         self.warn(format_args!("'{word}' is carried out as {becomes}"));
                     }
-                    probes.method = word;
+                    probes.method = self.text;
                 }
             }
             "httping_ssl" => {
