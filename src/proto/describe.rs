@@ -4,7 +4,7 @@
 //! JSON is one object with the same keys. Names are shown escaped: a device name may hold any byte but '/' and white space.
 
 use core::fmt::{self, Display, Write as _};
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::netlink::{Bytes, Malformed, Message};
 
@@ -24,14 +24,6 @@ struct Line {
 }
 
 impl Line {
-    fn new(style: Style, event: &str, action: &str) -> Self {
-        let text = match style {
-            Style::Text => format!("{event} {action}"),
-            Style::Json => format!("{{\"event\":\"{event}\",\"action\":\"{action}\""),
-        };
-        Self { style, text }
-    }
-
     fn put(&mut self, key: &str, json: &dyn Display, text: &dyn Display) {
         // Writing into a String cannot fail.
         let _ = match self.style {
@@ -40,24 +32,44 @@ impl Line {
         };
     }
 
-    fn number(&mut self, key: &str, value: impl Display) {
+    fn number(&mut self, key: &str, value: u32) {
         self.put(key, &value, &value);
+    }
+
+    /// The number that an attribute holds.
+    fn attribute(&mut self, key: &str, value: &Bytes<'_>, what: &'static str) -> Result<(), Malformed> {
+        self.number(key, value.u32(0, what)?);
+        Ok(())
     }
 
     fn switch(&mut self, key: &str, on: bool) {
         self.put(key, &on, &if on { "on" } else { "off" });
     }
 
-    fn string(&mut self, key: &str, value: impl Display) {
-        let value = value.to_string();
-        self.put(key, &Quoted(&value), &value.escape_default());
+    fn string(&mut self, key: &str, value: &str) {
+        self.put(key, &Quoted(value), &value.escape_default());
     }
 
-    fn end(mut self) -> String {
-        if self.style == Style::Json {
-            self.text.push('}');
-        }
-        self.text
+    /// One of some words, by its number.
+    fn word(&mut self, key: &str, words: &[&str], at: u8) {
+        self.string(key, words.get(usize::from(at)).copied().unwrap_or("?"));
+    }
+
+    /// A name that ends with a zero.
+    fn name(&mut self, key: &str, value: &Bytes<'_>) {
+        let name = value.bytes.split(|b| *b == 0).next().unwrap_or(&[]);
+        self.string(key, &String::from_utf8_lossy(name));
+    }
+
+    fn family(&mut self, family: u8) {
+        self.string(
+            "family",
+            match family {
+                2 => "IPv4",
+                10 => "IPv6",
+                _ => "?",
+            },
+        );
     }
 }
 
@@ -90,47 +102,51 @@ pub fn describe(message: &Message<'_>, style: Style) -> Result<Option<String>, M
         1 => "delete",
         _ => return Ok(None),
     };
-    let line = |event| Line::new(style, event, action);
-    let body = &message.body;
-    match message.kind / 4 * 4 {
-        16 => link(body, line("link")),
-        20 => address(body, line("address")),
-        24 => route(body, line("route")),
-        32 => rule(body, line("rule")),
-        104 => nexthop(body, line("nexthop")),
+    let (event, tell): (_, fn(&Bytes<'_>, &mut Line) -> _) = match message.kind / 4 * 4 {
+        16 => ("link", link),
+        20 => ("address", address),
+        24 => ("route", route),
+        32 => ("rule", rule),
+        104 => ("nexthop", nexthop),
         _ => return Ok(None),
+    };
+    let text = match style {
+        Style::Text => format!("{event} {action}"),
+        Style::Json => format!("{{\"event\":\"{event}\",\"action\":\"{action}\""),
+    };
+    let mut line = Line { style, text };
+    tell(&message.body, &mut line)?;
+    if style == Style::Json {
+        line.text.push('}');
     }
-    .map(Some)
+    Ok(Some(line.text))
 }
 
 /// `struct ifinfomsg`: family, pad, type, index, flags, change.
-fn link(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
+fn link(body: &Bytes<'_>, line: &mut Line) -> Result<(), Malformed> {
     const STATES: [&str; 7] = ["unknown", "not-present", "down", "lower-layer-down", "testing", "dormant", "up"];
     let flags = body.u32(8, "ifinfomsg")?;
     line.number("ifindex", body.u32(4, "ifinfomsg")?);
     for attribute in body.attributes(16, "ifinfomsg")? {
         let (kind, value) = attribute?;
         match kind {
-            3 => line.string("name", name(&value)),
-            4 => line.number("mtu", value.u32(0, "IFLA_MTU")?),
-            16 => {
-                let state = value.u8(0, "IFLA_OPERSTATE")?;
-                line.string("operstate", STATES.get(usize::from(state)).copied().unwrap_or("?"));
-            }
-            10 => line.number("master", value.u32(0, "IFLA_MASTER")?),
-            47 => line.number("carrier_up_count", value.u32(0, "IFLA_CARRIER_UP_COUNT")?),
-            48 => line.number("carrier_down_count", value.u32(0, "IFLA_CARRIER_DOWN_COUNT")?),
+            3 => line.name("name", &value),
+            4 => line.attribute("mtu", &value, "IFLA_MTU")?,
+            16 => line.word("operstate", &STATES, value.u8(0, "IFLA_OPERSTATE")?),
+            10 => line.attribute("master", &value, "IFLA_MASTER")?,
+            47 => line.attribute("carrier_up_count", &value, "IFLA_CARRIER_UP_COUNT")?,
+            48 => line.attribute("carrier_down_count", &value, "IFLA_CARRIER_DOWN_COUNT")?,
             _ => {}
         }
     }
     line.switch("admin", flags & 0x1 != 0);
     line.switch("carrier", flags & 0x1_0000 != 0);
     line.switch("running", flags & 0x40 != 0);
-    Ok(line.end())
+    Ok(())
 }
 
 /// `struct ifaddrmsg`: family, prefixlen, flags, scope, index.
-fn address(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
+fn address(body: &Bytes<'_>, line: &mut Line) -> Result<(), Malformed> {
     let (family, len) = (body.u8(0, "ifaddrmsg")?, body.u8(1, "ifaddrmsg")?);
     let mut flags = u32::from(body.u8(2, "ifaddrmsg")?);
     let (mut peer, mut local) = (None, None);
@@ -144,20 +160,20 @@ fn address(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
         }
     }
     line.number("ifindex", body.u32(4, "ifaddrmsg")?);
-    if let Some(address) = local.or(peer) {
-        line.string("address", format_args!("{address}/{len}"));
+    if let Some(address) = local.as_ref().or(peer.as_ref()) {
+        line.string("address", &format!("{address}/{len}"));
     }
     if let (Some(peer), Some(local)) = (peer, local)
         && peer != local
     {
-        line.string("peer", peer);
+        line.string("peer", &peer);
     }
     line.switch("tentative", flags & 0x40 != 0);
-    Ok(line.end())
+    Ok(())
 }
 
 /// `struct rtmsg`: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
-fn route(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
+fn route(body: &Bytes<'_>, line: &mut Line) -> Result<(), Malformed> {
     const KINDS: [&str; 10] = [
         "unspec",
         "unicast",
@@ -172,35 +188,32 @@ fn route(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
     ];
     let (family, dst_len) = (body.u8(0, "rtmsg")?, body.u8(1, "rtmsg")?);
     let mut table = u32::from(body.u8(4, "rtmsg")?);
-    let (mut dst, mut rest) = (None, Vec::new());
+    let (mut dst, mut gateway) = (None, None);
     for attribute in body.attributes(12, "rtmsg")? {
         let (kind, value) = attribute?;
         match kind {
             1 => dst = ip(family, &value),
-            5 => rest.push(("gateway", ip(family, &value).map_or(String::new(), |a| a.to_string()))),
-            4 => line.number("ifindex", value.u32(0, "RTA_OIF")?),
-            6 => line.number("metric", value.u32(0, "RTA_PRIORITY")?),
+            5 => gateway = Some(ip(family, &value).unwrap_or_default()),
+            4 => line.attribute("ifindex", &value, "RTA_OIF")?,
+            6 => line.attribute("metric", &value, "RTA_PRIORITY")?,
             15 => table = value.u32(0, "RTA_TABLE")?,
-            30 => line.number("nexthop", value.u32(0, "RTA_NH_ID")?),
+            30 => line.attribute("nexthop", &value, "RTA_NH_ID")?,
             _ => {}
         }
     }
-    match dst {
-        Some(dst) => line.string("destination", format_args!("{dst}/{dst_len}")),
-        None => line.string("destination", "default"),
+    line.string("destination", &dst.map_or("default".to_owned(), |dst| format!("{dst}/{dst_len}")));
+    if let Some(gateway) = gateway {
+        line.string("gateway", &gateway);
     }
-    for (key, value) in rest {
-        line.string(key, value);
-    }
-    line.string("family", family_name(family));
+    line.family(family);
     line.number("table", table);
-    line.number("protocol", body.u8(5, "rtmsg")?);
-    line.string("type", KINDS.get(usize::from(body.u8(7, "rtmsg")?)).copied().unwrap_or("?"));
-    Ok(line.end())
+    line.number("protocol", body.u8(5, "rtmsg")?.into());
+    line.word("type", &KINDS, body.u8(7, "rtmsg")?);
+    Ok(())
 }
 
 /// `struct fib_rule_hdr`: family, dst_len, src_len, tos, table, res1, res2, action, flags.
-fn rule(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
+fn rule(body: &Bytes<'_>, line: &mut Line) -> Result<(), Malformed> {
     const ACTIONS: [&str; 9] =
         ["unspec", "lookup", "goto", "nop", "res3", "res4", "blackhole", "unreachable", "prohibit"];
     let family = body.u8(0, "fib_rule_hdr")?;
@@ -209,60 +222,52 @@ fn rule(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
     for attribute in body.attributes(12, "fib_rule_hdr")? {
         let (kind, value) = attribute?;
         match kind {
-            1 => ip(family, &value).into_iter().for_each(|a| line.string("to", format_args!("{a}/{dst_len}"))),
-            2 => ip(family, &value).into_iter().for_each(|a| line.string("from", format_args!("{a}/{src_len}"))),
-            3 => line.string("iif", name(&value)),
-            17 => line.string("oif", name(&value)),
-            6 => line.number("priority", value.u32(0, "FRA_PRIORITY")?),
-            10 => line.number("mark", value.u32(0, "FRA_FWMARK")?),
+            1 | 2 => {
+                if let Some(addr) = ip(family, &value) {
+                    let (key, len) = if kind == 1 { ("to", dst_len) } else { ("from", src_len) };
+                    line.string(key, &format!("{addr}/{len}"));
+                }
+            }
+            3 => line.name("iif", &value),
+            17 => line.name("oif", &value),
+            6 => line.attribute("priority", &value, "FRA_PRIORITY")?,
+            10 => line.attribute("mark", &value, "FRA_FWMARK")?,
             15 => table = value.u32(0, "FRA_TABLE")?,
-            16 => line.number("mask", value.u32(0, "FRA_FWMASK")?),
-            21 => line.number("protocol", value.u8(0, "FRA_PROTOCOL")?),
+            16 => line.attribute("mask", &value, "FRA_FWMASK")?,
+            21 => line.number("protocol", value.u8(0, "FRA_PROTOCOL")?.into()),
             _ => {}
         }
     }
-    line.string("family", family_name(family));
-    line.string("type", ACTIONS.get(usize::from(body.u8(7, "fib_rule_hdr")?)).copied().unwrap_or("?"));
+    line.family(family);
+    line.word("type", &ACTIONS, body.u8(7, "fib_rule_hdr")?);
     line.number("table", table);
-    Ok(line.end())
+    Ok(())
 }
 
 /// `struct nhmsg`: family, scope, protocol, resvd, flags.
-fn nexthop(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
+fn nexthop(body: &Bytes<'_>, line: &mut Line) -> Result<(), Malformed> {
     let family = body.u8(0, "nhmsg")?;
     for attribute in body.attributes(8, "nhmsg")? {
         let (kind, value) = attribute?;
         match kind {
-            1 => line.number("id", value.u32(0, "NHA_ID")?),
-            2 => line.number("members", value.bytes.len() / 8),
-            5 => line.number("ifindex", value.u32(0, "NHA_OIF")?),
-            6 => ip(family, &value).into_iter().for_each(|a| line.string("gateway", a)),
+            1 => line.attribute("id", &value, "NHA_ID")?,
+            2 => line.number("members", value.bytes.len() as u32 / 8),
+            5 => line.attribute("ifindex", &value, "NHA_OIF")?,
+            6 => ip(family, &value).iter().for_each(|addr| line.string("gateway", addr)),
             _ => {}
         }
     }
-    line.number("protocol", body.u8(2, "nhmsg")?);
-    Ok(line.end())
+    line.number("protocol", body.u8(2, "nhmsg")?.into());
+    Ok(())
 }
 
-fn family_name(family: u8) -> &'static str {
+/// An address as text.
+fn ip(family: u8, value: &Bytes<'_>) -> Option<String> {
     match family {
-        2 => "IPv4",
-        10 => "IPv6",
-        _ => "?",
-    }
-}
-
-fn ip(family: u8, value: &Bytes<'_>) -> Option<IpAddr> {
-    match family {
-        2 => value.bytes.first_chunk::<4>().map(|b| IpAddr::V4(Ipv4Addr::from(*b))),
-        10 => value.bytes.first_chunk::<16>().map(|b| IpAddr::V6(Ipv6Addr::from(*b))),
+        2 => value.bytes.first_chunk::<4>().map(|b| Ipv4Addr::from(*b).to_string()),
+        10 => value.bytes.first_chunk::<16>().map(|b| Ipv6Addr::from(*b).to_string()),
         _ => None,
     }
-}
-
-fn name<'a>(value: &Bytes<'a>) -> std::borrow::Cow<'a, str> {
-    let end = value.bytes.iter().position(|b| *b == 0).unwrap_or(value.bytes.len());
-    String::from_utf8_lossy(value.bytes.get(..end).unwrap_or(&[]))
 }
 
 #[cfg(test)]
