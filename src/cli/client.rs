@@ -129,7 +129,12 @@ impl Client<'_> {
             return Err(format!("'{}' is no uplink and no address; uplinks are {known}", name.escape_default()));
         };
         let journal = self.tree(&Request::Events { since: 0, follow: false })?;
-        let events: Vec<&Value> = journal.values_of_table().filter(|e| e.text("uplink") == name).collect();
+        let mut events = Vec::new();
+        for event in journal.values_of_table() {
+            if event.text("uplink") == name {
+                events.push(event);
+            }
+        }
         let text = match self.json {
             true => json(&mut |out| {
                 out.table("");

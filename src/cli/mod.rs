@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use client::Client;
 use why::Details;
+use words::Verb;
 
 use crate::config::Config;
 use crate::engine::{Engine, Hold};
@@ -178,7 +179,9 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
             if let Some(rest) = words.word(word)? {
                 words.args.push(rest);
                 // All that follows belongs to the command, options too.
-                words.run = parser.raw_args().map_err(wrong_word)?.collect();
+                for word in parser.raw_args().map_err(wrong_word)? {
+                    words.run.push(word);
+                }
             }
             continue;
         };
@@ -215,21 +218,21 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let sink = if words.syslog { Sink::Syslog } else { Sink::Stderr };
     logger::start(sink, words.verbosity);
     last_words::promise();
-    let result = match words.command.as_str() {
-        "run" => run(&words),
-        "check" => check(&words),
-        "plan" => plan(&words),
-        "flush" => flush(&words),
-        "monitor" => monitor(&words),
-        "use" => use_uplink(&words),
-        "replay" => replay_file(&words),
-        "--version" => {
+    let result = match (words.command.as_str(), words::verb(&words.command)) {
+        ("--version", _) => {
             version();
             Ok(())
         }
-        "--help" => show(&words::help()),
-        command if words::COMMANDS.iter().any(|c| c.name == command) || command == "names" => ask(&words),
-        other => {
+        ("--help", _) => show(&words::help()),
+        (_, Some(Verb::Run)) => run(&words),
+        (_, Some(Verb::Check)) => check(&words),
+        (_, Some(Verb::Plan)) => plan(&words),
+        (_, Some(Verb::Flush)) => flush(&words),
+        (_, Some(Verb::Monitor)) => monitor(&words),
+        (_, Some(Verb::Use)) => use_uplink(&words),
+        (_, Some(Verb::Replay)) => replay_file(&words),
+        (_, Some(verb)) => ask(verb, &words),
+        (other, None) => {
             eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
             return ExitCode::from(2);
         }
@@ -251,48 +254,50 @@ fn show(text: &str) -> Result<(), String> {
 }
 
 /// Commands that ask the running daemon.
-fn ask(words: &Words) -> Result<(), String> {
+fn ask(verb: Verb, words: &Words) -> Result<(), String> {
     let client = Client { path: &words.control, json: words.json };
     let args: Vec<&str> = words.args.iter().map(String::as_str).collect();
     let path;
-    let request = match (words.command.as_str(), args.as_slice()) {
-        ("status", []) => return client.status(words.watch),
-        ("why", [what]) => {
+    let request = match (verb, args.as_slice()) {
+        (Verb::Status, []) => return client.status(words.watch),
+        (Verb::Why, [what]) => {
             return match what.parse() {
                 Ok(addr) => why::destination(&client, addr, &words.details),
                 Err(_) => client.why(what, Clock::start().wall()),
             };
         }
-        ("events", []) => return client.events(words.since, words.follow),
-        ("graph", [uplink]) => return client.graph(uplink),
-        ("metrics", []) => return show(&metrics::metrics(&client.status_tree()?)),
-        ("names", [of]) => return client.names(of),
-        ("completion", []) => return show(&words::completion()),
-        ("man", []) => return show(&words::manual()),
-        ("probe", [uplink]) => return client.probe(uplink, None),
-        ("probe", [uplink, target]) => return client.probe(uplink, Some(target)),
-        ("up", [uplink]) => Request::Hold { uplink, hold: Hold::Up },
-        ("down", [uplink]) => Request::Hold { uplink, hold: Hold::Down },
-        ("auto", [uplink]) => Request::Hold { uplink, hold: Hold::Auto },
-        ("switch", [policy, uplink]) => {
+        (Verb::Events, []) => return client.events(words.since, words.follow),
+        (Verb::Graph, [uplink]) => return client.graph(uplink),
+        (Verb::Metrics, []) => return show(&metrics::metrics(&client.status_tree()?)),
+        (Verb::Names, [of]) => return client.names(of),
+        (Verb::Completion, []) => return show(&words::completion()),
+        (Verb::Man, []) => return show(&words::manual()),
+        (Verb::Probe, [uplink]) => return client.probe(uplink, None),
+        (Verb::Probe, [uplink, target]) => return client.probe(uplink, Some(target)),
+        (Verb::Up, [uplink]) => Request::Hold { uplink, hold: Hold::Up },
+        (Verb::Down, [uplink]) => Request::Hold { uplink, hold: Hold::Down },
+        (Verb::Auto, [uplink]) => Request::Hold { uplink, hold: Hold::Auto },
+        (Verb::Switch, [policy, uplink]) => {
             Request::Prefer { policy, uplink: Some(*uplink).filter(|uplink| *uplink != "auto") }
         }
-        ("reload", []) => Request::Reload { confirm_ms: None },
-        ("apply", []) => {
+        (Verb::Reload, []) => Request::Reload { confirm_ms: None },
+        (Verb::Apply, []) => {
             let time = words.confirm.as_deref().ok_or("apply needs --confirm TIME, such as 60s")?;
             client.simple(&Request::Reload { confirm_ms: Some(confirm_ms(time)?) })?;
             return show(&format!("applied; 'linkwatch confirm' within {time} keeps it\n"));
         }
-        ("confirm", []) => Request::Confirm,
-        ("trace", ["start", file]) => {
+        (Verb::Confirm, []) => Request::Confirm,
+        (Verb::Trace, ["start", file]) => {
             // The daemon lives elsewhere.
-            path = std::env::current_dir().map_err(|error| format!("{file}: {error}"))?.join(file);
-            let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
-            Request::Trace { path: Some(path), size: words.size }
+            let here = std::env::current_dir().map_err(|error| format!("{file}: {error}"))?;
+            let here = here.to_str().ok_or("the name of the file must be UTF-8")?;
+            path = if file.starts_with('/') { file.to_string() } else { format!("{here}/{file}") };
+            Request::Trace { path: Some(&path), size: words.size }
         }
-        ("trace", ["stop"]) => Request::Trace { path: None, size: 0 },
-        ("flush-flows", [uplink]) => Request::FlushFlows { uplink },
-        (command, _) => {
+        (Verb::Trace, ["stop"]) => Request::Trace { path: None, size: 0 },
+        (Verb::FlushFlows, [uplink]) => Request::FlushFlows { uplink },
+        _ => {
+            let command = &words.command;
             let takes = words::COMMANDS.iter().find(|c| c.name == command).map_or("", |c| c.takes);
             return Err(format!("want: linkwatch {command} {takes}"));
         }
@@ -370,13 +375,15 @@ fn reading(words: &Words) -> Reading {
         Ok(text) => text,
         Err(error) => return Reading { errors: vec![format!("{file}: {error}")], ..Reading::default() },
     };
-    let dialect = match path.file_name().is_some_and(|n| n == "mwan3") {
-        true => Dialect::Mwan3,
-        false => Dialect::Linkwatch,
-    };
+    let is_mwan3 = file == "mwan3" || file.ends_with("/mwan3");
+    let dialect = if is_mwan3 { Dialect::Mwan3 } else { Dialect::Linkwatch };
     let outcome = config_file::read(&text, dialect, &known_ids(&words.state));
-    let lines = |list: &[config_file::Diagnostic]| list.iter().map(|d| d.show(&file).to_string()).collect();
-    Reading { errors: lines(&outcome.errors), warnings: lines(&outcome.warnings), config: outcome.config }
+    let (errors, warnings) = (lines(&file, &outcome.errors), lines(&file, &outcome.warnings));
+    Reading { errors, warnings, config: outcome.config }
+}
+
+fn lines(file: &str, list: &[config_file::Diagnostic]) -> Vec<String> {
+    list.iter().map(|diagnostic| diagnostic.show(file).to_string()).collect()
 }
 
 /// Reads the configuration; errors and warnings are said one a line.

@@ -264,10 +264,13 @@ pub fn utc(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+fn worst(minutes: &[Value], field: &str) -> i64 {
+    minutes.iter().map(|minute| minute.number(field)).max().unwrap_or(-1)
+}
+
 /// The last hour of an uplink: round-trip time as bars, loss below. One column per minute, or per two when narrow.
 pub fn graph(name: &str, minutes: &[Value], width: usize, look: Look) -> String {
     let per_column = if width >= 70 { 1 } else { 2 };
-    let worst = |minutes: &[Value], field: &str| minutes.iter().map(|m| m.number(field)).max().unwrap_or(-1);
     let highest = worst(minutes, "rtt_us").max(1);
     let mut out = format!("{name}: round-trip time, the last hour (highest {})\n", millis(highest));
     let steps: &[char] = if look.unicode {

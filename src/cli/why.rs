@@ -42,7 +42,7 @@ pub fn destination(client: &Client<'_>, dst: IpAddr, details: &Details) -> Resul
     // A new connection gets its mark from the rule, by nft, before the kernel looks for a route.
     let given = surely.and_then(|rule| u32::try_from(rule.number("mark")).ok());
     journey.mark = said.or(given).unwrap_or(0);
-    let found = lookup::lookup(&journey).map_err(|error| error.to_string())?;
+    let found = ask(&journey)?;
     let oif = found.oif.map_or(-1, |i| i64::from(i.0));
     let uplink = status.fields("uplinks").iter().find(|(_, u)| u.number("ifindex") == oif);
     let uplink = uplink.map(|(name, _)| name.as_str());
@@ -69,6 +69,11 @@ pub fn destination(client: &Client<'_>, dst: IpAddr, details: &Details) -> Resul
         let _ = writeln!(text, "Packets of the router itself leave with the address {source}.");
     }
     client.say(text)
+}
+
+/// Asks the kernel.
+fn ask(journey: &Journey) -> Result<Lookup, String> {
+    lookup::lookup(journey).map_err(|error| error.to_string())
 }
 
 fn mark(text: Option<&str>) -> Result<Option<u32>, String> {
@@ -109,7 +114,7 @@ fn journey(dst: IpAddr, details: &Details) -> Result<Journey, String> {
     }
     packet.src = Some(src);
     let back = Journey { packet: self::packet(src), mark: 0, iif: None };
-    let back = lookup::lookup(&back).map_err(|error| error.to_string())?;
+    let back = ask(&back)?;
     if back.table != LOCAL {
         let name = back.device.as_ref().and_then(|name| IfName::new(name.as_bytes()));
         packet.iif = name.ok_or_else(|| format!("nothing leads to {src}"))?;
@@ -159,7 +164,7 @@ fn table(table: u32, status: &Value) -> String {
         _ => {}
     }
     for (kind, field, before, after) in
-        [("policies", "table", "policy '", "'"), ("uplinks", "id", "uplink '", "' itself")]
+        &[("policies", "table", "policy '", "'"), ("uplinks", "id", "uplink '", "' itself")]
     {
         let found = status.fields(kind).iter().find(|(_, it)| it.number(field) == i64::from(table));
         if let Some((name, _)) = found {

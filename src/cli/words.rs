@@ -2,8 +2,41 @@
 
 use std::fmt::Write as _;
 
+/// What a subcommand is.
+#[derive(Clone, Copy)]
+pub enum Verb {
+    Run,
+    Check,
+    Plan,
+    Flush,
+    Monitor,
+    Status,
+    Why,
+    Events,
+    Graph,
+    Metrics,
+    Up,
+    Down,
+    Auto,
+    Switch,
+    Use,
+    Probe,
+    Reload,
+    Apply,
+    Confirm,
+    FlushFlows,
+    Trace,
+    Replay,
+    Completion,
+    Man,
+    /// For completions only, so that it is not in the help.
+    Names,
+}
+
 /// A subcommand.
 pub struct Command {
+    /// What it is.
+    pub verb: Verb,
     /// Its name.
     pub name: &'static str,
     /// What follows the name.
@@ -15,54 +48,101 @@ pub struct Command {
 /// All of them, in the order of the help.
 pub const COMMANDS: &[Command] = &[
     Command {
+        verb: Verb::Run,
         name: "run",
         takes: "[-c FILE] [--state FILE] [--control PATH] [--ubus PATH|none] [--log stderr|syslog] [-v...]",
         does: "run in the foreground",
     },
-    Command { name: "check", takes: "[FILE]", does: "say what is wrong in a configuration" },
-    Command { name: "plan", takes: "[-c FILE]", does: "show the changes 'run' would make to the kernel" },
-    Command { name: "flush", takes: "[--state FILE]", does: "remove every trace from the kernel" },
-    Command { name: "monitor", takes: "[--json]", does: "print what the kernel announces, as it comes" },
-    Command { name: "status", takes: "[--json] [--watch]", does: "show uplinks, probes and policies on one screen" },
+    Command { verb: Verb::Check, name: "check", takes: "[FILE]", does: "say what is wrong in a configuration" },
     Command {
+        verb: Verb::Plan,
+        name: "plan",
+        takes: "[-c FILE]",
+        does: "show the changes 'run' would make to the kernel",
+    },
+    Command { verb: Verb::Flush, name: "flush", takes: "[--state FILE]", does: "remove every trace from the kernel" },
+    Command {
+        verb: Verb::Monitor,
+        name: "monitor",
+        takes: "[--json]",
+        does: "print what the kernel announces, as it comes",
+    },
+    Command {
+        verb: Verb::Status,
+        name: "status",
+        takes: "[--json] [--watch]",
+        does: "show uplinks, probes and policies on one screen",
+    },
+    Command {
+        verb: Verb::Why,
         name: "why",
         takes: "UPLINK | ADDRESS [--from ADDRESS] [--proto PROTO] [--port PORT] [--sport PORT] [--mark MARK] [--json]",
         does: "show what an uplink's state rests on, or where a packet would go now",
     },
-    Command { name: "events", takes: "[--follow] [--since NUMBER] [--json]", does: "show the journal" },
-    Command { name: "graph", takes: "UPLINK [--json]", does: "plot round-trip time and loss of the last hour" },
-    Command { name: "metrics", takes: "", does: "print everything for Prometheus" },
-    Command { name: "up", takes: "UPLINK", does: "use an uplink whatever its probes say" },
-    Command { name: "down", takes: "UPLINK", does: "do not use an uplink" },
-    Command { name: "auto", takes: "UPLINK", does: "let the facts decide again" },
-    Command { name: "switch", takes: "POLICY UPLINK|auto", does: "hold a policy on a member while that is usable" },
     Command {
+        verb: Verb::Events,
+        name: "events",
+        takes: "[--follow] [--since NUMBER] [--json]",
+        does: "show the journal",
+    },
+    Command {
+        verb: Verb::Graph,
+        name: "graph",
+        takes: "UPLINK [--json]",
+        does: "plot round-trip time and loss of the last hour",
+    },
+    Command { verb: Verb::Metrics, name: "metrics", takes: "", does: "print everything for Prometheus" },
+    Command { verb: Verb::Up, name: "up", takes: "UPLINK", does: "use an uplink whatever its probes say" },
+    Command { verb: Verb::Down, name: "down", takes: "UPLINK", does: "do not use an uplink" },
+    Command { verb: Verb::Auto, name: "auto", takes: "UPLINK", does: "let the facts decide again" },
+    Command {
+        verb: Verb::Switch,
+        name: "switch",
+        takes: "POLICY UPLINK|auto",
+        does: "hold a policy on a member while that is usable",
+    },
+    Command {
+        verb: Verb::Use,
         name: "use",
         takes: "UPLINK COMMAND...",
         does: "run a command whose sockets leave by an uplink (needs cgroup v2 and BPF)",
     },
-    Command { name: "probe", takes: "UPLINK [TARGET]", does: "probe now, and show the answers" },
-    Command { name: "reload", takes: "", does: "read the configuration again" },
+    Command { verb: Verb::Probe, name: "probe", takes: "UPLINK [TARGET]", does: "probe now, and show the answers" },
+    Command { verb: Verb::Reload, name: "reload", takes: "", does: "read the configuration again" },
     Command {
+        verb: Verb::Apply,
         name: "apply",
         takes: "--confirm TIME",
         does: "read the configuration again, and go back to the one before unless confirmed in time",
     },
-    Command { name: "confirm", takes: "", does: "keep what was applied" },
-    Command { name: "flush-flows", takes: "UPLINK", does: "forget the connections that are pinned to an uplink" },
+    Command { verb: Verb::Confirm, name: "confirm", takes: "", does: "keep what was applied" },
     Command {
+        verb: Verb::FlushFlows,
+        name: "flush-flows",
+        takes: "UPLINK",
+        does: "forget the connections that are pinned to an uplink",
+    },
+    Command {
+        verb: Verb::Trace,
         name: "trace",
         takes: "start FILE [--size BYTES] | stop",
         does: "record all that happens and is decided into a new file, at most 1 MiB unless told otherwise (root only)",
     },
     Command {
+        verb: Verb::Replay,
         name: "replay",
         takes: "FILE [--all] [--from SECONDS] [--to SECONDS] [--json]",
         does: "show a recorded run, and what this program would do otherwise; 1 if anything",
     },
-    Command { name: "completion", takes: "", does: "print completions for ash and bash" },
-    Command { name: "man", takes: "", does: "print the manual page" },
+    Command { verb: Verb::Completion, name: "completion", takes: "", does: "print completions for ash and bash" },
+    Command { verb: Verb::Man, name: "man", takes: "", does: "print the manual page" },
 ];
+
+/// The subcommand with this name.
+pub fn verb(name: &str) -> Option<Verb> {
+    let known = COMMANDS.iter().find(|command| command.name == name).map(|command| command.verb);
+    known.or((name == "names").then_some(Verb::Names))
+}
 
 /// Long options, with what they take and mean.
 pub const OPTIONS: &[(&str, &str, &str)] = &[

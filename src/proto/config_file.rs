@@ -16,7 +16,7 @@ use crate::config::probe::Word;
 use crate::config::{Config, DampingConfig, Failback, FlushConfig, ProbeConfig, Snat6, Span, UplinkConfig};
 use crate::limits;
 use crate::time::Duration;
-use crate::types::{IfName, Name, Prefix, UplinkId, UplinkSlot};
+use crate::types::{IfName, Name, UplinkId, UplinkSlot};
 use members::NamedMember;
 use probe::Probes;
 
@@ -255,11 +255,13 @@ impl<'a> Reader<'a> {
 
     /// `1`, or `FROM TO` with two prefixes of the same length.
     fn snat6(&mut self) -> Snat6 {
-        let words: Vec<&str> = self.text.split_whitespace().collect();
-        if let [_] = words.as_slice() {
+        if self.text.split_whitespace().count() == 1 {
             return if self.flag(false) { Snat6::Masquerade } else { Snat6::Off };
         }
-        let prefixes: Vec<Prefix> = words.iter().filter_map(|w| self.prefix_of(w)).collect();
+        let mut prefixes = Vec::new();
+        for word in self.text.split_whitespace() {
+            self.prefix(word, &mut prefixes);
+        }
         match prefixes.as_slice() {
             [from, to] if from.len == to.len && from.addr.is_ipv6() && to.addr.is_ipv6() => {
                 Snat6::Prefix { from: *from, to: *to }
@@ -356,7 +358,7 @@ impl<'a> Reader<'a> {
             self.error(format_args!("damping_half_life is zero"));
         }
         uplink.damping = damping.then_some(tuning);
-        self.probes(probes, uplink.families, &mut uplink.probe);
+        self.probes(&probes, uplink.families, &mut uplink.probe);
         uplink.flush = match flush {
             // `all` alone says which, not when.
             Some(FlushConfig { down: false, up: false, all: true }) => {
@@ -384,9 +386,8 @@ impl<'a> Reader<'a> {
         if let Some(after) = recover {
             let _ = self.config.recover.push((slot, after));
         }
-        let most =
-            u8::try_from((1_u32 << self.config.globals.mark_mask.count_ones().min(8)) - 4).unwrap_or(u8::MAX).min(252);
-        if id > most {
+        let most = (1_u32 << self.config.globals.mark_mask.count_ones().min(8)).saturating_sub(4);
+        if u32::from(id) > most {
             self.error(format_args!("number {id} does not fit into mmx_mask: at most {most}"));
         }
         let overlaps = |u: &&UplinkConfig| {

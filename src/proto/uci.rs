@@ -31,8 +31,6 @@ pub struct Value {
     pub key: String,
     /// The value.
     pub value: String,
-    /// Whether it was said by `list`.
-    pub is_list: bool,
 }
 
 /// Something that is wrong, and where.
@@ -79,7 +77,7 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
     let mut sections: Vec<Section> = Vec::new();
     for (at, line_text) in text.lines().enumerate() {
         let line = at.saturating_add(1);
-        let words = match words(line_text) {
+        let mut words = match words(line_text) {
             Ok(words) => words,
             Err(message) => {
                 error(line, message.to_owned());
@@ -87,19 +85,22 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
             }
         };
         let count = words.len();
-        let mut words = words.into_iter();
-        let (first, second, third) = (words.next(), words.next(), words.next());
-        match (first.as_deref(), second, third) {
-            (None, ..) => {}
-            (Some("package"), Some(_), None) => {}
-            (Some("config"), Some(kind), name) if count <= 3 => {
-                sections.push(Section { line, kind, name: name.unwrap_or_default(), options: Vec::new() });
+        let Some(first) = words.first_mut().map(std::mem::take) else { continue };
+        let mut last = || words.pop().unwrap_or_default();
+        match (first.as_str(), count) {
+            ("package", 2) => {}
+            ("config", 2 | 3) => {
+                let name = if count == 3 { last() } else { String::new() };
+                sections.push(Section { line, kind: last(), name, options: Vec::new() });
             }
-            (Some(word @ ("option" | "list")), Some(key), Some(value)) if count == 3 => match sections.last_mut() {
-                Some(section) => section.options.push(Value { line, key, value, is_list: word == "list" }),
-                None => error(line, format!("'{word}' before any 'config'")),
+            ("option" | "list", 3) => match sections.last_mut() {
+                Some(section) => {
+                    let value = last();
+                    section.options.push(Value { line, key: last(), value });
+                }
+                None => error(line, format!("'{first}' before any 'config'")),
             },
-            (Some(first), ..) => {
+            _ => {
                 let shown = first.escape_default();
                 error(
                     line,
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(errors, []);
         assert_eq!(sections[0].name, "wan");
         assert_eq!(sections[0].options[0].value, "x yz\"");
-        assert_eq!((sections[0].options[1].value.as_str(), sections[0].options[1].is_list), ("", true));
+        assert_eq!(sections[0].options[1].value, "");
     }
 
     #[test]

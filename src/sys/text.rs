@@ -22,6 +22,8 @@ pub struct Text<'a> {
 }
 
 impl Text<'_> {
+    // Half the notices name one.
+    #[inline(never)]
     fn uplink(&self, slot: UplinkSlot) -> &str {
         self.config.uplinks.get(usize::from(slot.0)).map_or("?", |u| u.name.as_str())
     }
@@ -258,10 +260,16 @@ fn rule_text(op: Op, rule: &RuleSpec) -> String {
     select.src.iter().for_each(|p| add("from", p));
     select.dst.iter().for_each(|p| add("to", p));
     select.mark.iter().for_each(|m| add("fwmark", m));
-    [("iif", select.iif), ("oif", select.oif)].iter().filter(|(_, n)| !n.is_none()).for_each(|(w, n)| add(w, n));
+    for (word, device) in [("iif", &select.iif), ("oif", &select.oif)] {
+        if !device.is_none() {
+            add(word, device);
+        }
+    }
     select.proto.iter().for_each(|p| add("ipproto", p));
-    for (word, range) in [("sport", select.sport), ("dport", select.dport)] {
-        range.iter().for_each(|r| add(word, &format_args!("{}-{}", r.first, r.last)));
+    for (word, range) in [("sport", &select.sport), ("dport", &select.dport)] {
+        if let Some(range) = range {
+            add(word, &format_args!("{}-{}", range.first, range.last));
+        }
     }
     match rule.action {
         RuleAction::Lookup { table: number, suppress } => {

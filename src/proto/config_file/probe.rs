@@ -149,7 +149,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What the section amounts to, for an uplink that serves `families`.
-    pub(super) fn probes(&mut self, probes: Probes<'a>, families: [bool; 2], config: &mut ProbeConfig) {
+    pub(super) fn probes(&mut self, probes: &Probes<'a>, families: [bool; 2], config: &mut ProbeConfig) {
         match config.method {
             Method::Http => {
                 if !probes.port {
@@ -185,8 +185,8 @@ impl<'a> Reader<'a> {
             config.recovery_interval = config.recovery_interval.min(config.interval);
         }
         self.targets(&probes.targets, families, config);
-        let most = Family::BOTH.map(|f| config.targets.iter().filter(|t| t.family == f).count()).into_iter().max();
-        let most = u8::try_from(most.unwrap_or(0)).unwrap_or(u8::MAX).max(1);
+        let of = |family: Family| config.targets.iter().filter(|t| t.family == family).count();
+        let most = u8::try_from(of(Family::V4).max(of(Family::V6))).unwrap_or(u8::MAX).max(1);
         if config.reliability > most {
             if !config.targets.is_empty() {
                 self.value = probes.reliability;

@@ -227,21 +227,22 @@ impl<'a> Reader<'a> {
         number.ok().filter(|n| *n != 0)
     }
 
-    pub(super) fn prefix_of(&mut self, word: &str) -> Option<Prefix> {
+    /// Adds what a word says to a list.
+    pub(super) fn prefix(&mut self, word: &str, list: &mut Vec<Prefix>) {
         let (addr, len) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
         let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
             let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
             Prefix::new(addr, len)
         });
-        if parsed.is_none() {
-            self.refuse(word, format_args!("is no address and no ADDRESS/LENGTH"));
+        match parsed {
+            Some(prefix) => list.push(prefix),
+            None => self.refuse(word, format_args!("is no address and no ADDRESS/LENGTH")),
         }
-        parsed
     }
 
     pub(super) fn prefix_list(&mut self, list: &mut Vec<Prefix>) {
         for word in self.text.split([',', ' ']).filter(|w| !w.is_empty()) {
-            list.extend(self.prefix_of(word));
+            self.prefix(word, list);
         }
     }
 

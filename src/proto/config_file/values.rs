@@ -81,6 +81,8 @@ impl<'a> Reader<'a> {
     }
 
     /// `usual` when it is none.
+    // A dozen options are numbers.
+    #[inline(never)]
     pub(super) fn number_or(&mut self, min: u32, max: u32, usual: u32) -> u32 {
         self.number(min, max).unwrap_or(usual)
     }
