@@ -243,7 +243,7 @@ fn fnv(text: &str) -> u32 {
 }
 
 /// Whether the word is in the text; std's search for words is two kilobytes.
-fn has(text: &str, word: &str) -> bool {
+pub(super) fn has(text: &str, word: &str) -> bool {
     text.as_bytes().windows(word.len()).any(|part| part == word.as_bytes())
 }
 

@@ -8,6 +8,7 @@ use super::{Reader, Section, Value};
 use crate::config::{RuleConfig, RuleTarget, SetConfig, Span};
 use crate::engine::marks;
 use crate::limits;
+use crate::proto::nft::has;
 use crate::sort::sort;
 use crate::time::Duration;
 use crate::types::{Family, IfName, Mac, Name, PolicySlot, PortRange, Prefix, SetName};
@@ -91,12 +92,12 @@ impl<'a> Reader<'a> {
 
     /// The place of a set with this name, which is made if there is none.
     fn set(&mut self, name: &str, families: [bool; 2]) -> Option<u8> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         // Ours have two dots in their names.
-        let ours = name.as_bytes().windows(2).any(|two| two == b"..") || name == "stamp" || name == "strays";
+        let ours = has(name, "..") || name == "stamp" || name == "strays";
         let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
-        let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
+        let Some(named) = named.filter(|_| begins && !ours && name.bytes().all(fits) && !RESERVED.contains(&name))
         else {
             self.refuse(name, format_args!("cannot be the name of a set: want at most 30 letters, digits, -, _"));
             return None;

@@ -88,20 +88,20 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration_of(&mut self, text: &str) -> Option<Duration> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let split = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
-        let scale: Option<u64> = match unit {
+        let scale: Option<u32> = match unit {
             "ms" => Some(1),
             "" | "s" => Some(1000),
             "m" => Some(60_000),
             _ => None,
         };
-        let millis = number.parse::<u64>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
+        let millis = number.parse::<u32>().ok().zip(scale).and_then(|(n, s)| n.checked_mul(s));
         let millis = millis.filter(|m| *m <= 24 * 3_600_000);
         if millis.is_none() {
             self.refuse(text, format_args!("is no duration: want 10 (seconds), 200ms, 2s or 5m, at most a day"));
         }
-        millis.map(Duration::from_millis)
+        millis.map(|millis| Duration::from_millis(millis.into()))
     }
 
     /// Leaves `into` as it is when the value is no duration.
