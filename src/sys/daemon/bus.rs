@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::engine::Event;
 use crate::limits;
 use crate::proto::blobmsg::write::Writer;
+use crate::proto::pack::Pack;
 use crate::proto::ubus::Status;
 use crate::proto::ubus::client::Call;
 use crate::proto::ubus::sink::lines;
@@ -44,7 +45,7 @@ impl Daemon {
         let nothing = Logical::default();
         let logical = self.bus.as_mut().map_or(&nothing, |bus| bus.parts().0.logical());
         logical.apply(&mut config, &self.stored.named);
-        if !new && *config == *self.engine.config() {
+        if !new && Pack::of(&*config) == Pack::of(self.engine.config()) {
             return;
         }
         let named = logical.remember(&config, &self.stored.named);
