@@ -33,8 +33,15 @@ impl Metrics {
     fn value(&mut self, name: &str, labels: &[(&str, &str)], value: &dyn Display) {
         self.text.push_str(name);
         for (at, (key, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.text, "{}{key}=\"{text}\"", if at == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{}{key}=\"", if at == 0 { '{' } else { ',' });
+            for c in text.chars() {
+                match c {
+                    '\\' | '"' => self.text.extend(['\\', c]),
+                    '\n' => self.text.push_str("\\n"),
+                    c => self.text.push(c),
+                }
+            }
+            self.text.push('"');
         }
         let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }

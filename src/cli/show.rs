@@ -30,20 +30,15 @@ pub fn fold(text: &str, width: usize) -> String {
     let mut out = String::new();
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
-        let mut column = indent;
-        out.extend(std::iter::repeat_n(' ', indent));
-        for (at, word) in line.split_whitespace().enumerate() {
-            let space = usize::from(at > 0);
-            if at > 0 && column + space + shown(word) > width {
-                column = indent + 4;
+        let (mut column, mut space) = (0, indent);
+        for word in line.split_whitespace() {
+            if column > 0 && column + space + shown(word) > width {
                 out.push('\n');
-                out.extend(std::iter::repeat_n(' ', column));
-            } else {
-                column += space;
-                out.extend(std::iter::repeat_n(' ', space));
+                (column, space) = (0, indent + 4);
             }
-            out.push_str(word);
-            column += shown(word);
+            column += space + shown(word);
+            let _ = write!(out, "{:space$}{word}", "");
+            space = 1;
         }
         out.push('\n');
     }
@@ -249,17 +244,16 @@ pub fn event(event: &Value) -> String {
 
 /// `2026-11-25 09:30:00`, the civil date after Howard Hinnant's days-from-civil turned round.
 pub fn utc(seconds: i64) -> String {
-    // A hundred thousand years from now nobody reads this; 32 bits are enough then.
-    let days = seconds.div_euclid(86400).clamp(-36_500_000, 36_500_000) as i32;
-    let second = seconds.rem_euclid(86400) as i32;
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    // From the year 0 on, and not beyond what 32 bits hold.
+    let shifted = (seconds.div_euclid(86400) + 719_468).clamp(0, 36_500_000) as u32;
+    let second = seconds.rem_euclid(86400) as u32;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
     let day_of_year = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day_of_year + 2) / 153;
     let date = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i32::from(month <= 2);
+    let year = year + era * 400 + u32::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}")
 }

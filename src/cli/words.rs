@@ -178,8 +178,9 @@ pub fn help() -> String {
 
 /// A completion that bash and busybox ash (with its `complete` built in) take alike where they can: words, then names.
 pub fn completion() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
-    let options: Vec<&str> = OPTIONS.iter().map(|o| o.0).filter(|o| o.starts_with("--")).collect();
+    let (mut names, mut options) = (Vec::new(), Vec::new());
+    COMMANDS.iter().for_each(|command| names.push(command.name));
+    OPTIONS.iter().filter(|(name, ..)| name.starts_with("--")).for_each(|(name, ..)| options.push(*name));
     format!(
         "# linkwatch: put this into /etc/bash_completion.d, or source it\n\
          _linkwatch() {{\n\
@@ -199,9 +200,21 @@ pub fn completion() -> String {
     )
 }
 
+/// Text for a manual page.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\e"),
+            '-' => escaped.push_str("\\-"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// The manual page (man(7)).
 pub fn manual() -> String {
-    let escape = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
     let mut text = format!(
         ".TH LINKWATCH 8 \"\" \"linkwatch {}\"\n.SH NAME\nlinkwatch \\- watches WAN links and keeps traffic on one that works\n\
          .SH SYNOPSIS\n.B linkwatch\nCOMMAND [OPTION...]\n.SH COMMANDS\n",

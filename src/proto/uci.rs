@@ -69,10 +69,13 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
         error(0, format!("longer than {SIZE_MAX} bytes"));
         return (Vec::new(), errors);
     }
-    let Ok(text) = std::str::from_utf8(text) else {
-        let good = String::from_utf8_lossy(text).split('\u{fffd}').next().unwrap_or("").matches('\n').count();
-        error(good.saturating_add(1), "not text: bytes that are no UTF-8".to_owned());
-        return (Vec::new(), errors);
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(bad) => {
+            let good = text.iter().take(bad.valid_up_to()).filter(|b| **b == b'\n').count();
+            error(good.saturating_add(1), "not text: bytes that are no UTF-8".to_owned());
+            return (Vec::new(), errors);
+        }
     };
     let mut sections: Vec<Section> = Vec::new();
     for (at, line_text) in text.lines().enumerate() {
