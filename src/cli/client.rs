@@ -41,7 +41,7 @@ fn look() -> Look {
 
 /// How wide a line may be: what the user says, what the terminal has, else as wide as it comes.
 fn columns() -> Option<usize> {
-    let said = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let said = std::env::var("COLUMNS").ok().and_then(|c| c.parse::<u32>().ok()).map(|c| c as usize);
     said.or_else(terminal::columns)
 }
 

@@ -100,7 +100,8 @@ fn journey(dst: IpAddr, details: &Details) -> Result<Journey, String> {
         Some("icmp") if family == Family::V6 => Some(58),
         Some("icmp") => Some(1),
         Some(text) => {
-            Some(text.parse().map_err(|_| format!("'{text}' is no protocol: want tcp, udp, icmp or a number"))?)
+            let number = text.parse::<u32>().ok().and_then(|number| u8::try_from(number).ok());
+            Some(number.ok_or_else(|| format!("'{text}' is no protocol: want tcp, udp, icmp or a number"))?)
         }
     };
     (packet.sport, packet.dport) = (details.sport, details.port);

@@ -8,7 +8,7 @@ mod probe;
 mod rules;
 mod values;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub use super::uci::Diagnostic;
 use super::uci::{Section, Value, sections};
@@ -16,7 +16,7 @@ use crate::config::probe::Word;
 use crate::config::{Config, DampingConfig, Failback, FlushConfig, ProbeConfig, Snat6, Span, UplinkConfig};
 use crate::limits;
 use crate::time::Duration;
-use crate::types::{IfName, Name, UplinkId, UplinkSlot};
+use crate::types::{Family, IfName, Name, UplinkId, UplinkSlot};
 use members::NamedMember;
 use probe::Probes;
 
@@ -304,8 +304,8 @@ impl<'a> Reader<'a> {
             id: UplinkId(id),
             device: device.unwrap_or(IfName::NONE),
             families: [true, ours],
-            gateway: None::<Ipv4Addr>,
-            gateway6: None::<Ipv6Addr>,
+            gateway: None,
+            gateway6: None,
             metric: u32::try_from(self.interfaces).unwrap_or(u32::MAX).saturating_mul(10),
             hold_down: Duration::from_secs(5),
             damping: None,
@@ -329,8 +329,14 @@ impl<'a> Reader<'a> {
                     }
                     None => self.error(format_args!("no device name: 1 to 15 bytes without '/', ':' or spaces")),
                 },
-                "gateway" => uplink.gateway = self.address("IPv4"),
-                "gateway6" => uplink.gateway6 = self.address("IPv6"),
+                "gateway" => match self.address(Family::V4) {
+                    Some(IpAddr::V4(addr)) => uplink.gateway = Some(addr),
+                    _ => {}
+                },
+                "gateway6" => match self.address(Family::V6) {
+                    Some(IpAddr::V6(addr)) => uplink.gateway6 = Some(addr),
+                    _ => {}
+                },
                 "metric" => uplink.metric = self.number_or(0, u32::MAX, uplink.metric),
                 "hold_down" => self.duration(&mut uplink.hold_down),
                 "damping" => damping = self.flag(true),

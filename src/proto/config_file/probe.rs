@@ -277,8 +277,12 @@ impl<'a> Reader<'a> {
             !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         // What ends in a number wants to be an address.
-        let number = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-        let good = root && self.text == "." || text.split('.').all(plain) && !number;
+        let (mut good, mut number) = (true, false);
+        for label in text.split('.') {
+            good &= plain(label);
+            number = label.bytes().all(|b| b.is_ascii_digit());
+        }
+        let good = root && self.text == "." || good && !number;
         let word = Word::try_from(text).ok().filter(|_| good);
         if word.is_none() {
             self.wrong(format_args!("is no address and no name of at most 63 letters"));

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::values::small;
 use super::{Reader, Section, Value};
 use crate::config::{RuleConfig, RuleTarget, SetConfig, Span};
 use crate::engine::marks;
@@ -220,20 +221,20 @@ impl<'a> Reader<'a> {
         if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == self.text) {
             return *number;
         }
-        let number = self.text.parse::<u8>();
-        if number.is_err() {
+        let number = small(self.text).and_then(|number| u8::try_from(number).ok());
+        if number.is_none() {
             self.wrong(format_args!("is no protocol: want a number or all, tcp, udp, icmp, esp, …"));
         }
         // 0 is any, as with iptables.
-        number.ok().filter(|n| *n != 0)
+        number.filter(|n| *n != 0)
     }
 
     /// Adds what a word says to a list.
     pub(super) fn prefix(&mut self, word: &str, list: &mut Vec<Prefix>) {
         let (addr, len) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
         let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
-            let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
-            Prefix::new(addr, len)
+            let len = len.map_or(Some(Prefix::host(addr).len.into()), small)?;
+            Prefix::new(addr, u8::try_from(len).ok()?)
         });
         match parsed {
             Some(prefix) => list.push(prefix),
@@ -250,7 +251,7 @@ impl<'a> Reader<'a> {
     fn port_list(&mut self, list: &mut Vec<PortRange>) {
         for word in self.text.split([',', ' ']).filter(|w| !w.is_empty()) {
             let (first, last) = word.split_once([':', '-']).unwrap_or((word, word));
-            let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| PortRange { first, last });
+            let range = small(first).zip(small(last)).map(|(first, last)| PortRange { first, last });
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
                 None => self.refuse(word, format_args!("is no port and no range FIRST:LAST or FIRST-LAST")),
@@ -263,8 +264,8 @@ impl<'a> Reader<'a> {
         let mut parts = self.text.split([':', '-']);
         let mut whole = true;
         for byte in &mut bytes {
-            match parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok()) {
-                Some(part) => *byte = part,
+            match parts.next().filter(|p| p.len() == 2).and_then(|p| u32::from_str_radix(p, 16).ok()) {
+                Some(part) => *byte = part as u8,
                 None => whole = false,
             }
         }

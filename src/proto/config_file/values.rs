@@ -1,9 +1,11 @@
 //! What an option may hold, and how it is said that it holds something else.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::{Diagnostic, Reader, Section, Value};
 use crate::time::Duration;
+use crate::types::Family;
 
 impl<'a> Reader<'a> {
     /// Goes on to a value; its key.
@@ -126,11 +128,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn address<T: std::str::FromStr>(&mut self, what: &str) -> Option<T> {
-        let parsed = self.text.parse().ok();
-        if parsed.is_none() {
-            self.wrong(format_args!("is no {what} address"));
+    pub(super) fn address(&mut self, family: Family) -> Option<IpAddr> {
+        let addr = self.text.parse().ok().filter(|addr| Family::of(*addr) == family);
+        if addr.is_none() {
+            self.wrong(format_args!("is no {family} address"));
         }
-        parsed
+        addr
     }
+}
+
+/// A number of at most 65,535. Numbers of all sizes are read by the same function.
+pub(super) fn small(text: &str) -> Option<u16> {
+    text.parse::<u32>().ok().and_then(|number| u16::try_from(number).ok())
 }
