@@ -118,21 +118,29 @@ impl Words {
     }
 
     fn option_text(&mut self, name: &str, value: String) -> Result<(), String> {
-        let most = match name {
+        match name {
             "log" => {
                 self.syslog = value == "syslog";
-                let known = self.syslog || value == "stderr";
-                return if known { Ok(()) } else { Err(format!("--log {value}: want stderr or syslog")) };
+                if !self.syslog && value != "stderr" {
+                    return Err(format!("--log {value}: want stderr or syslog"));
+                }
             }
-            "confirm" => return Ok(self.confirm = Some(value)),
-            "mark" => return Ok(self.details.mark = Some(value)),
-            "from" => return Ok(self.details.from = Some(value)),
-            "proto" => return Ok(self.details.proto = Some(value)),
+            "confirm" => self.confirm = Some(value),
+            "mark" => self.details.mark = Some(value),
+            "from" => self.details.from = Some(value),
+            "proto" => self.details.proto = Some(value),
+            _ => return self.option_number(name, &value),
+        }
+        Ok(())
+    }
+
+    fn option_number(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let most = match name {
             "port" | "sport" => u16::MAX.into(),
             "to" => u64::MAX,
             _ => u32::MAX.into(),
         };
-        let n = number(&value, most)?;
+        let n = number(value, most)?;
         match name {
             "rcvbuf" => self.receive_buffer = Some(n as u32),
             "since" => self.since = n as u32,

@@ -329,14 +329,16 @@ impl<'a> Reader<'a> {
                     }
                     None => self.error(format_args!("no device name: 1 to 15 bytes without '/', ':' or spaces")),
                 },
-                "gateway" => match self.address(Family::V4) {
-                    Some(IpAddr::V4(addr)) => uplink.gateway = Some(addr),
-                    _ => {}
-                },
-                "gateway6" => match self.address(Family::V6) {
-                    Some(IpAddr::V6(addr)) => uplink.gateway6 = Some(addr),
-                    _ => {}
-                },
+                "gateway" => {
+                    if let Some(IpAddr::V4(addr)) = self.address(Family::V4) {
+                        uplink.gateway = Some(addr);
+                    }
+                }
+                "gateway6" => {
+                    if let Some(IpAddr::V6(addr)) = self.address(Family::V6) {
+                        uplink.gateway6 = Some(addr);
+                    }
+                }
                 "metric" => uplink.metric = self.number_or(0, u32::MAX, uplink.metric),
                 "hold_down" => self.duration(&mut uplink.hold_down),
                 "damping" => damping = self.flag(true),
