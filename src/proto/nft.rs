@@ -22,12 +22,12 @@ pub const STAMP: &str = "stamp";
 /// The set that holds a protocol as long as its strays are rejected.
 pub const STRAYS: &str = "strays";
 
-/// The table: what is in it, in the order in which it must be written.
+/// The table: what is in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Sets.
     pub sets: Vec<Set>,
-    /// Chains; one is written before those that lead to it.
+    /// Chains; all are there before the first rule leads to one.
     pub chains: Vec<Chain>,
 }
 
@@ -64,21 +64,6 @@ pub struct Chain {
     pub rules: String,
 }
 
-impl Chain {
-    pub(super) fn new(name: String) -> Self {
-        Self { name, ..Self::default() }
-    }
-
-    fn hooked(name: &str, kind: &str, hook: &str, priority: &str) -> Self {
-        let hook = format!("type {kind} hook {hook} priority {priority}; policy accept;");
-        Self { name: name.to_owned(), hook, rules: String::new() }
-    }
-
-    pub(super) fn rule(&mut self, text: fmt::Arguments<'_>) {
-        let _ = writeln!(self.rules, "{text}");
-    }
-}
-
 /// Whether nft can name a device: it has no character with a meaning to nft.
 pub(super) fn is_plain(name: &IfName) -> bool {
     name.as_bytes().iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*'))
@@ -102,28 +87,22 @@ pub fn table(config: &Config) -> Table {
     config.sets.iter().for_each(|set| add_sets_of(config, set, &mut table));
     let rules = nft_rules::rules(config, &mut table);
     let uplinks: Vec<&UplinkConfig> = config.uplinks.iter().filter(|u| is_plain(&u.device)).collect();
-    let mut prerouting = Chain::hooked("prerouting", "filter", "prerouting", "mangle");
-    let mut output = Chain::hooked("output", "route", "output", "mangle");
-    let mut postrouting = Chain::hooked("postrouting", "filter", "postrouting", "mangle");
+    table.hook("prerouting", "filter", "prerouting", "mangle");
+    table.hook("output", "route", "output", "mangle");
+    table.hook("postrouting", "filter", "postrouting", "mangle");
     // Answers to a DHCP server and to neighbours leave where they were sent.
-    output.rule(format_args!("udp dport {{ 67, 68, 546, 547 }} return"));
-    output.rule(format_args!("icmpv6 type {{ 133, 134, 135, 136, 137 }} return"));
+    table.rule("output", format_args!("udp dport {{ 67, 68, 546, 547 }} return"));
+    table.rule("output", format_args!("icmpv6 type {{ 133, 134, 135, 136, 137 }} return"));
     if config.globals.pinning {
         table.add_set(STRAYS.to_owned(), "type inet_proto; flags timeout;".to_owned(), String::new());
-        pinning(config, &uplinks, &mut table, [&mut prerouting, &mut output, &mut postrouting]);
+        pinning(config, &uplinks, &mut table);
     }
     if rules {
         let line = format!("meta mark & {mask:#010x} == 0 ct direction original jump rules");
-        prerouting.rule(format_args!("{line}"));
-        output.rule(format_args!("oifname != \"lo\" {line}"));
+        table.rule("prerouting", format_args!("{line}"));
+        table.rule("output", format_args!("oifname != \"lo\" {line}"));
     }
-    for chain in [prerouting, output, postrouting] {
-        table.add_chain(chain);
-    }
-    let snat6 = snat6(&uplinks);
-    if !snat6.rules.is_empty() {
-        table.add_chain(snat6);
-    }
+    snat6(&uplinks, &mut table);
     // The whole's stamp first, then those of the sets whose elements are not all ours.
     let mut stamps = format!("{:#010x}", fnv(&table.whole()));
     for stamp in table.sets.iter().filter_map(Set::stamp) {
@@ -133,26 +112,20 @@ pub fn table(config: &Config) -> Table {
     table
 }
 
-fn pinning(
-    config: &Config,
-    uplinks: &[&UplinkConfig],
-    table: &mut Table,
-    [prerouting, output, postrouting]: [&mut Chain; 3],
-) {
+fn pinning(config: &Config, uplinks: &[&UplinkConfig], table: &mut Table) {
     let mask = config.globals.mark_mask;
     let (mut pins, mut enters, mut leaves) = (String::new(), String::new(), String::new());
     for (at, uplink) in uplinks.iter().enumerate() {
         let (id, device) = (uplink.id.0, &uplink.device);
-        let mut pin = Chain::new(format!("pin_{id}"));
-        pin.rule(format_args!("{}", set_mark(marks::mark(config, marks::pin(config, uplink.id)))));
+        let pin = marks::mark(config, marks::pin(config, uplink.id));
+        table.rule(&format!("pin_{id}"), format_args!("{}", set_mark(pin)));
         item(&mut pins, format_args!("{:#010x} : goto pin_{id}", marks::mark(config, id.into()).value));
-        table.add_chain(pin);
         // Families that share a device are one uplink each, with a mark each.
         if uplinks.iter().take(at).any(|other| other.device == *device) {
             continue;
         }
         let twins = uplinks.iter().skip(at + 1).any(|other| other.device == *device);
-        let (mut enter, mut leave) = (Chain::new(format!("in_{id}")), Chain::new(format!("out_{id}")));
+        let (enter, leave) = (format!("in_{id}"), format!("out_{id}"));
         for twin in uplinks.iter().filter(|other| other.device == *device) {
             let only = match twin.families {
                 [true, false] if twins => "meta nfproto ipv4 ",
@@ -160,33 +133,31 @@ fn pinning(
                 _ => "",
             };
             let value = marks::mark(config, twin.id.0.into()).value;
-            enter.rule(format_args!("{only}ct mark & {mask:#010x} == 0 ct mark set ct mark | {value:#010x}"));
-            leave.rule(format_args!("{only}ct mark set ct mark | {value:#010x}"));
+            table.rule(&enter, format_args!("{only}ct mark & {mask:#010x} == 0 ct mark set ct mark | {value:#010x}"));
+            table.rule(&leave, format_args!("{only}ct mark set ct mark | {value:#010x}"));
         }
-        nft_rules::learn(config, uplink, table, &mut leave);
-        table.add_chain(enter);
-        table.add_chain(leave);
-        item(&mut enters, format_args!("\"{device}\" : goto in_{id}"));
-        item(&mut leaves, format_args!("\"{device}\" : goto out_{id}"));
+        nft_rules::learn(config, uplink, table, &leave);
+        item(&mut enters, format_args!("\"{device}\" : goto {enter}"));
+        item(&mut leaves, format_args!("\"{device}\" : goto {leave}"));
     }
     if uplinks.is_empty() {
         return;
     }
     let restore = format!("meta mark & {mask:#010x} == 0 ct mark & {mask:#010x} vmap {{ {pins} }}");
     // What comes in by an uplink is remembered, and never led out again by its own mark.
-    prerouting.rule(format_args!("iifname vmap {{ {enters} }}"));
-    prerouting.rule(format_args!("{restore}"));
+    table.rule("prerouting", format_args!("iifname vmap {{ {enters} }}"));
+    table.rule("prerouting", format_args!("{restore}"));
     // Packets that have a mark already, as probes have, keep it.
-    output.rule(format_args!("{restore}"));
-    postrouting.rule(format_args!("ct mark & {mask:#010x} != 0 return"));
-    postrouting.rule(format_args!("oifname vmap {{ {leaves} }}"));
-    for hook in ["forward", "output"] {
-        let mut strays = Chain::hooked(&format!("strays_{hook}"), "filter", hook, "mangle + 1");
+    table.rule("output", format_args!("{restore}"));
+    table.rule("postrouting", format_args!("ct mark & {mask:#010x} != 0 return"));
+    table.rule("postrouting", format_args!("oifname vmap {{ {leaves} }}"));
+    for (name, hook) in [("strays_forward", "forward"), ("strays_output", "output")] {
+        table.hook(name, "filter", hook, "mangle + 1");
         // Connection tracking takes a segment without a connection for a new one.
-        strays.rule(format_args!(
-            "meta l4proto @{STRAYS} ct state new tcp flags & (syn | rst) == 0 reject with tcp reset"
-        ));
-        table.add_chain(strays);
+        table.rule(
+            name,
+            format_args!("meta l4proto @{STRAYS} ct state new tcp flags & (syn | rst) == 0 reject with tcp reset"),
+        );
     }
 }
 
@@ -214,22 +185,24 @@ fn add_sets_of(config: &Config, set: &SetConfig, table: &mut Table) {
     }
 }
 
-/// The chain that gives sources their prefix; one without rules when there is nothing to do.
-fn snat6(uplinks: &[&UplinkConfig]) -> Chain {
-    let mut chain = Chain::hooked("snat6", "nat", "postrouting", "srcnat");
+fn snat6(uplinks: &[&UplinkConfig], table: &mut Table) {
     for uplink in uplinks {
         let device = &uplink.device;
+        if uplink.snat6 != Snat6::Off {
+            table.hook("snat6", "nat", "postrouting", "srcnat");
+        }
         match uplink.snat6 {
             Snat6::Off => {}
-            Snat6::Masquerade => {
-                chain.rule(format_args!("oifname \"{device}\" meta nfproto ipv6 ip6 saddr != fe80::/10 masquerade"));
-            }
-            Snat6::Prefix { from, to } => {
-                chain.rule(format_args!("oifname \"{device}\" snat ip6 prefix to ip6 saddr map {{ {from} : {to} }}"));
-            }
+            Snat6::Masquerade => table.rule(
+                "snat6",
+                format_args!("oifname \"{device}\" meta nfproto ipv6 ip6 saddr != fe80::/10 masquerade"),
+            ),
+            Snat6::Prefix { from, to } => table.rule(
+                "snat6",
+                format_args!("oifname \"{device}\" snat ip6 prefix to ip6 saddr map {{ {from} : {to} }}"),
+            ),
         }
     }
-    chain
 }
 
 /// Whether a name from the kernel is one that we could have given: no other gets into a text for nft.
@@ -350,10 +323,23 @@ impl Table {
         self.sets.push(Set { name, body, elements });
     }
 
-    // Not made anew at each of its callers.
+    /// The chain with a name, which is made if there is none.
     #[inline(never)]
-    pub(super) fn add_chain(&mut self, chain: Chain) {
-        self.chains.push(chain);
+    pub(super) fn open(&mut self, name: &str) -> &mut Chain {
+        let at = self.chains.iter().position(|c| c.name == name).unwrap_or(self.chains.len());
+        if at == self.chains.len() {
+            self.chains.push(Chain { name: name.to_owned(), ..Chain::default() });
+        }
+        &mut self.chains[at]
+    }
+
+    fn hook(&mut self, name: &str, kind: &str, hook: &str, priority: &str) {
+        self.open(name).hook = format!("type {kind} hook {hook} priority {priority}; policy accept;");
+    }
+
+    /// Adds a rule to the chain with a name.
+    pub(super) fn rule(&mut self, chain: &str, text: fmt::Arguments<'_>) {
+        let _ = writeln!(self.open(chain).rules, "{text}");
     }
 }
 

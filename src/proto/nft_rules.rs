@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::nft::{Chain, Table, addr_type, is_plain, item, set_mark, set_name, target_mark};
+use super::nft::{Table, addr_type, is_plain, item, set_mark, set_name, target_mark};
 use crate::config::{Config, RuleConfig, UplinkConfig};
 use crate::engine::marks::{self, Meaning};
 use crate::types::{Family, UplinkSlot};
@@ -20,17 +20,20 @@ pub(super) fn rules(config: &Config, table: &mut Table) -> bool {
     if !config.rules_need_nft() {
         return false;
     }
-    let mut ends: Vec<u32> = Vec::new();
-    let mut chain = Chain::new("rules".to_owned());
-    let mut sticky_chains = Vec::new();
+    table.open("rules");
     for (at, rule) in config.rules.iter().enumerate() {
-        let mut end = format!("goto to_{}", marks::target(config, rule.target));
-        if marks::is_sticky(rule) {
-            end = format!("goto sticky_{}", label(config, at));
-            sticky_chains.push(sticky(config, at, rule, table));
-        } else if !ends.contains(&marks::target(config, rule.target)) {
-            ends.push(marks::target(config, rule.target));
-        }
+        let end = if marks::is_sticky(rule) {
+            let end = format!("sticky_{}", label(config, at));
+            sticky(config, at, rule, table, &end);
+            end
+        } else {
+            let value = marks::target(config, rule.target);
+            let end = format!("to_{value}");
+            if table.open(&end).rules.is_empty() {
+                table.rule(&end, format_args!("{}", set_mark(target_mark(config, value))));
+            }
+            end
+        };
         let log = match config.globals.log.filter(|_| rule.log).and_then(|l| LEVELS.get(usize::from(l))) {
             // Counted as well: the kernel says nothing of a log line that a full buffer dropped.
             Some(level) => format!("counter log prefix \"MWAN3({}) \" level {level} ", label(config, at)),
@@ -42,19 +45,10 @@ pub(super) fn rules(config: &Config, table: &mut Table) -> bool {
             if family.is_none_or(|f| rule.serves(f))
                 && let Some(matches) = matches(config, rule, *family)
             {
-                chain.rule(format_args!("{matches}{log}{end}"));
+                table.rule("rules", format_args!("{matches}{log}goto {end}"));
             }
         }
     }
-    for value in ends {
-        let mut end = Chain::new(format!("to_{value}"));
-        end.rule(format_args!("{}", set_mark(target_mark(config, value))));
-        table.add_chain(end);
-    }
-    for chain in sticky_chains {
-        table.add_chain(chain);
-    }
-    table.add_chain(chain);
     true
 }
 
@@ -148,26 +142,25 @@ fn sources(config: &Config, at: usize, slot: UplinkSlot, family: Family) -> Opti
     Some(format!("sticky{version}..{}..{}", label(config, at), uplink.id.0))
 }
 
-fn sticky(config: &Config, at: usize, rule: &RuleConfig, table: &mut Table) -> Chain {
-    let mut chain = Chain::new(format!("sticky_{}", label(config, at)));
+/// Writes the chain of a sticky rule.
+fn sticky(config: &Config, at: usize, rule: &RuleConfig, table: &mut Table, chain: &str) {
     let (own, soft) = values(config, at);
     let seconds = rule.sticky.map_or(0, |t| t.as_secs());
     for (slot, value) in &soft {
         for family in Family::BOTH.into_iter().filter(|f| rule.serves(*f)) {
             let Some(name) = sources(config, at, *slot, family) else { continue };
             let mark = set_mark(target_mark(config, *value));
-            chain.rule(format_args!("{} saddr @{name} {mark} return", ip(family)));
+            table.rule(chain, format_args!("{} saddr @{name} {mark} return", ip(family)));
             let (key, flags) = (addr_type(family), "flags dynamic, timeout");
             let body = format!("type {key}; size {SOURCES}; {flags}; timeout {seconds}s;");
             table.add_set(name, body, String::new());
         }
     }
-    chain.rule(format_args!("{}", set_mark(target_mark(config, own))));
-    chain
+    table.rule(chain, format_args!("{}", set_mark(target_mark(config, own))));
 }
 
 /// A new connection leaves by an uplink: its source is remembered there, and no longer elsewhere.
-pub(super) fn learn(config: &Config, uplink: &UplinkConfig, table: &mut Table, leave: &mut Chain) {
+pub(super) fn learn(config: &Config, uplink: &UplinkConfig, table: &mut Table, leave: &str) {
     let mask = config.globals.mark_mask;
     let mut map = String::new();
     for (at, rule) in config.rules.iter().enumerate().filter(|(_, r)| marks::is_sticky(r)) {
@@ -180,20 +173,19 @@ pub(super) fn learn(config: &Config, uplink: &UplinkConfig, table: &mut Table, l
             continue;
         }
         let name = format!("learn_{}_{}", label(config, at), uplink.id.0);
-        let mut chain = Chain::new(name.clone());
+        table.open(&name);
         for family in Family::BOTH.into_iter().filter(|f| rule.serves(*f)) {
             let Some((here, _)) = soft.iter().find(|(slot, _)| on_device(*slot, Some(family))) else { continue };
             let ip = ip(family);
             for (other, _) in soft.iter().filter(|(slot, _)| slot != here) {
                 if let Some(other) = sources(config, at, *other, family) {
-                    chain.rule(format_args!("{ip} saddr @{other} delete @{other} {{ {ip} saddr }}"));
+                    table.rule(&name, format_args!("{ip} saddr @{other} delete @{other} {{ {ip} saddr }}"));
                 }
             }
             if let Some(here) = sources(config, at, *here, family) {
-                chain.rule(format_args!("update @{here} {{ {ip} saddr }}"));
+                table.rule(&name, format_args!("update @{here} {{ {ip} saddr }}"));
             }
         }
-        table.add_chain(chain);
         let mut add = |value| {
             item(&mut map, format_args!("{:#010x} : goto {name}", target_mark(config, value).value));
         };
@@ -201,6 +193,6 @@ pub(super) fn learn(config: &Config, uplink: &UplinkConfig, table: &mut Table, l
         soft.iter().for_each(|(_, value)| add(*value));
     }
     if !map.is_empty() {
-        leave.rule(format_args!("meta mark & {mask:#010x} vmap {{ {map} }}"));
+        table.rule(leave, format_args!("meta mark & {mask:#010x} vmap {{ {map} }}"));
     }
 }
