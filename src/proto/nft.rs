@@ -86,7 +86,8 @@ pub fn table(config: &Config) -> Table {
     let mut table = Table::default();
     config.sets.iter().for_each(|set| add_sets_of(config, set, &mut table));
     let rules = nft_rules::rules(config, &mut table);
-    let uplinks: Vec<&UplinkConfig> = config.uplinks.iter().filter(|u| is_plain(&u.device)).collect();
+    let mut uplinks: Vec<&UplinkConfig> = Vec::new();
+    config.uplinks.iter().filter(|u| is_plain(&u.device)).for_each(|u| uplinks.push(u));
     table.hook("prerouting", "filter", "prerouting", "mangle");
     table.hook("output", "route", "output", "mangle");
     table.hook("postrouting", "filter", "postrouting", "mangle");
@@ -124,7 +125,7 @@ fn pinning(config: &Config, uplinks: &[&UplinkConfig], table: &mut Table) {
         if uplinks.iter().take(at).any(|other| other.device == *device) {
             continue;
         }
-        let twins = uplinks.iter().skip(at + 1).any(|other| other.device == *device);
+        let twins = uplinks.iter().filter(|other| other.device == *device).count() > 1;
         let (enter, leave) = (format!("in_{id}"), format!("out_{id}"));
         for twin in uplinks.iter().filter(|other| other.device == *device) {
             let only = match twin.families {
@@ -287,24 +288,25 @@ impl Table {
                 None => write_set(&mut text, set),
             }
         }
-        let (mut changed, mut flushed) = (Vec::new(), Vec::new());
+        // With whether it was there.
+        let mut changed = Vec::new();
         for chain in &self.chains {
             match old.chain(&chain.name) {
                 Some(same) if same == chain => {}
-                Some(other) if other.hook == chain.hook => {
-                    changed.push(chain);
-                    flushed.push(chain);
-                }
-                Some(_) => return self.anew(),
-                None => changed.push(chain),
+                Some(other) if other.hook != chain.hook => return self.anew(),
+                other => changed.push((chain, other.is_some())),
             }
         }
-        let gone: Vec<&Chain> = old.chains.iter().filter(|chain| self.chain(&chain.name).is_none()).collect();
-        changed.iter().for_each(|chain| write_chain(&mut text, chain));
-        flushed.iter().for_each(|chain| line(&mut text, "flush chain", &chain.name, ""));
-        gone.iter().for_each(|chain| line(&mut text, "flush chain", &chain.name, ""));
-        changed.iter().for_each(|chain| write_rules(&mut text, chain));
-        gone.iter().for_each(|chain| line(&mut text, "delete chain", &chain.name, ""));
+        let gone = |text: &mut String, what: &str| {
+            for chain in old.chains.iter().filter(|chain| self.chain(&chain.name).is_none()) {
+                line(text, what, &chain.name, "");
+            }
+        };
+        changed.iter().for_each(|(chain, _)| write_chain(&mut text, chain));
+        changed.iter().filter(|(_, old)| *old).for_each(|(chain, _)| line(&mut text, "flush chain", &chain.name, ""));
+        gone(&mut text, "flush chain");
+        changed.iter().for_each(|(chain, _)| write_rules(&mut text, chain));
+        gone(&mut text, "delete chain");
         for set in old.sets.iter().filter(|set| self.set(&set.name).is_none()) {
             line(&mut text, "delete set", &set.name, "");
         }

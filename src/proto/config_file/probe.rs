@@ -178,11 +178,13 @@ impl<'a> Reader<'a> {
             config.interval = METERED_INTERVAL;
         }
         // mwan3 takes `interval` for both where they are absent; ours stay short, as long as it is not shorter.
-        if !probes.failure_interval {
-            config.failure_interval = config.failure_interval.min(config.interval);
-        }
-        if !probes.recovery_interval {
-            config.recovery_interval = config.recovery_interval.min(config.interval);
+        for (said, interval) in [
+            (probes.failure_interval, &mut config.failure_interval),
+            (probes.recovery_interval, &mut config.recovery_interval),
+        ] {
+            if !said && *interval > config.interval {
+                *interval = config.interval;
+            }
         }
         self.targets(&probes.targets, families, config);
         let of = |family: Family| config.targets.iter().filter(|t| t.family == family).count();
