@@ -34,7 +34,8 @@ pub struct Details {
 /// Says it all.
 pub fn destination(client: &Client<'_>, dst: IpAddr, details: &Details) -> Result<(), String> {
     let said = mark(details.mark.as_deref())?;
-    let mut journey = journey(dst, details)?;
+    let mut journey = Journey { packet: packet(dst), mark: 0, iif: None };
+    take(details, &mut journey)?;
     // Without a daemon the kernel's answer stands alone.
     let status = client.status_tree().unwrap_or(Value::Table(Vec::new()));
     let met = client.explain(&journey.packet).unwrap_or(Value::Table(Vec::new()));
@@ -88,11 +89,11 @@ fn packet(dst: IpAddr) -> Packet {
     Packet { dst, src: None, iif: IfName::NONE, proto: None, sport: None, dport: None }
 }
 
-/// The packet, and the link that it comes in by: the one that leads back to where it comes from.
-fn journey(dst: IpAddr, details: &Details) -> Result<Journey, String> {
-    let family = Family::of(dst);
-    let mut journey = Journey { packet: packet(dst), mark: 0, iif: None };
+/// Takes in what is said of the packet, and the link that it comes in by: the one that leads back to where it comes from.
+fn take(details: &Details, journey: &mut Journey) -> Result<(), String> {
     let packet = &mut journey.packet;
+    let dst = packet.dst;
+    let family = Family::of(dst);
     packet.proto = match details.proto.as_deref() {
         None => None,
         Some("tcp") => Some(6),
@@ -108,7 +109,7 @@ fn journey(dst: IpAddr, details: &Details) -> Result<Journey, String> {
     if (packet.sport.is_some() || packet.dport.is_some()) && !matches!(packet.proto, Some(6 | 17)) {
         return Err("a port needs --proto tcp or --proto udp".to_owned());
     }
-    let Some(text) = &details.from else { return Ok(journey) };
+    let Some(text) = &details.from else { return Ok(()) };
     let src: IpAddr = text.parse().map_err(|_| format!("'{text}' is no address"))?;
     if Family::of(src) != family {
         return Err(format!("{src} and {dst} are of different families"));
@@ -121,7 +122,7 @@ fn journey(dst: IpAddr, details: &Details) -> Result<Journey, String> {
         packet.iif = name.ok_or_else(|| format!("nothing leads to {src}"))?;
         journey.iif = back.oif;
     }
-    Ok(journey)
+    Ok(())
 }
 
 /// Where a rule leads to, in words.
