@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
 
-use client::Client;
+use client::{Client, told};
 use why::Details;
 use words::Verb;
 
@@ -410,11 +410,11 @@ fn options(words: &Words) -> Options {
 
 /// Lives through a future. What all commands do is compiled once.
 fn finish(future: Pin<&mut dyn Future<Output = io::Result<()>>>) -> Result<(), String> {
-    wait::block_on(future).map_err(|error| error.to_string())
+    wait::block_on(future).map_err(told)
 }
 
 fn open(config: &Config, options: Options) -> Result<Box<Daemon>, String> {
-    Daemon::open(config, options).map_err(|error| error.to_string())
+    Daemon::open(config, options).map_err(told)
 }
 
 fn run(words: &Words) -> Result<(), String> {

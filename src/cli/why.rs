@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::client::{Client, json, write_value};
+use super::client::{Client, json, told, write_value};
 use super::tree::Value;
 use crate::engine::explain::Packet;
 use crate::proto::report::Sink as _;
@@ -74,7 +74,7 @@ pub fn destination(client: &Client<'_>, dst: IpAddr, details: &Details) -> Resul
 
 /// Asks the kernel.
 fn ask(journey: &Journey) -> Result<Lookup, String> {
-    lookup::lookup(journey).map_err(|error| error.to_string())
+    lookup::lookup(journey).map_err(told)
 }
 
 fn mark(text: Option<&str>) -> Result<Option<u32>, String> {
@@ -176,9 +176,14 @@ fn table(table: u32, status: &Value) -> String {
     table.to_string()
 }
 
+/// An address, or nothing.
+#[inline(never)]
+fn shown(addr: Option<IpAddr>) -> String {
+    addr.map_or(String::new(), |addr| addr.to_string())
+}
+
 /// All of it for machines.
 fn machines(journey: &Journey, met: &Value, found: &Lookup, uplink: Option<&str>) -> String {
-    let shown = |addr: Option<IpAddr>| addr.map_or(String::new(), |a| a.to_string());
     json(&mut |out| {
         out.table("");
         out.text("destination", &shown(Some(journey.packet.dst)));
