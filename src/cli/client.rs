@@ -1,15 +1,15 @@
 //! Subcommands that ask a running daemon: what is asked, and how the answer is shown.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
 use super::show::{self, Look};
 use super::tree::{Builder, Value};
-use crate::engine::Hold;
 use crate::engine::explain::Packet;
 use crate::proto::control::{Item, Request, repeat};
-use crate::proto::report::Sink as _;
+use crate::proto::report::Sink;
 use crate::proto::report::json::Json;
 use crate::sys::client::ask;
 use crate::sys::console;
@@ -25,7 +25,10 @@ pub struct Client<'a> {
 
 type Outcome = Result<(), String>;
 
-fn told(error: io::Error) -> String {
+/// An error in words.
+// Every command has some; each copy drops its error too.
+#[inline(never)]
+pub fn told(error: io::Error) -> String {
     error.to_string()
 }
 
@@ -41,7 +44,7 @@ fn look() -> Look {
 
 /// How wide a line may be: what the user says, what the terminal has, else as wide as it comes.
 fn columns() -> Option<usize> {
-    let said = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let said = std::env::var("COLUMNS").ok().and_then(|c| c.parse::<u32>().ok()).map(|c| c as usize);
     said.or_else(terminal::columns)
 }
 
@@ -53,35 +56,44 @@ fn folded(text: String) -> String {
     }
 }
 
-fn print(text: &str) -> Outcome {
-    console::print(format_args!("{text}")).map_err(told)
+fn print(text: fmt::Arguments<'_>) -> Outcome {
+    console::print(text).map_err(told)
+}
+
+/// A text of JSON in one line, which `write` fills.
+pub fn json(write: &mut dyn FnMut(&mut Json<'_>)) -> String {
+    let mut text = String::new();
+    write(&mut Json::new(&mut text));
+    text.push('\n');
+    text
 }
 
 impl Client<'_> {
+    /// The answer to a request, written into a report.
+    fn ask(&self, request: &Request<'_>, out: &mut dyn Sink) -> Outcome {
+        ask(self.path, request, &mut |item| {
+            repeat(item, out);
+            true
+        })
+        .map_err(told)
+    }
+
     /// The answer to a request as a tree.
     fn tree(&self, request: &Request<'_>) -> Result<Value, String> {
         let mut builder = Builder::default();
-        ask(self.path, request, &mut |item| {
-            repeat(item, &mut builder);
-            true
-        })
-        .map_err(told)?;
+        self.ask(request, &mut builder)?;
         Ok(builder.finish())
     }
 
     /// The answer to a request as JSON text in one line.
     fn raw(&self, request: &Request<'_>) -> Result<String, String> {
-        let mut text = String::new();
-        let mut json = Json::new(&mut text);
-        json.table("");
-        ask(self.path, request, &mut |item| {
-            repeat(item, &mut json);
-            true
-        })
-        .map_err(told)?;
-        json.end();
-        text.push('\n');
-        Ok(text)
+        let mut asked = Ok(());
+        let text = json(&mut |out| {
+            out.table("");
+            asked = self.ask(request, out);
+            out.end();
+        });
+        asked.map(|()| text)
     }
 
     /// A request whose only answer is that it was done.
@@ -94,83 +106,68 @@ impl Client<'_> {
         loop {
             let text = match self.json {
                 true => self.raw(&Request::Status)?,
-                false => folded(show::status(&self.tree(&Request::Status)?, look())),
+                false => folded(show::status(&self.status_tree()?, look())),
             };
             if !watch {
-                return print(&text);
+                return print(format_args!("{text}"));
             }
             let clear = if console::output().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-            print(&format!("{clear}{text}"))?;
+            print(format_args!("{clear}{text}"))?;
             std::thread::sleep(Duration::from_secs(1));
         }
     }
 
     /// The names that a completion needs.
     pub fn names(&self, of: &str) -> Outcome {
-        let status = self.tree(&Request::Status)?;
-        let names: Vec<&str> = status.fields(of).iter().map(|(name, _)| name.as_str()).collect();
-        print(&format!("{}\n", names.join("\n")))
+        let status = self.status_tree()?;
+        print(format_args!("{}\n", names(status.fields(of)).join("\n")))
     }
 
     /// `why UPLINK`.
     pub fn why(&self, name: &str, now: i64) -> Outcome {
-        let status = self.tree(&Request::Status)?;
+        let status = self.status_tree()?;
         let uplinks = status.fields("uplinks");
         let Some((_, uplink)) = uplinks.iter().find(|(n, _)| n == name) else {
-            let known: Vec<&str> = uplinks.iter().map(|(n, _)| n.as_str()).collect();
-            return Err(format!(
-                "'{}' is no uplink and no address; uplinks are {}",
-                name.escape_default(),
-                known.join(", ")
-            ));
+            let known = names(uplinks).join(", ");
+            return Err(format!("'{}' is no uplink and no address; uplinks are {known}", name.escape_default()));
         };
-        let events = self.events_list(0)?;
-        if self.json {
-            let mut text = String::new();
-            let mut json = Json::new(&mut text);
-            json.table("");
-            write_value(&mut json, name, uplink);
-            json.array("events");
-            events.iter().filter(|e| e.text("uplink") == name).for_each(|e| write_value(&mut json, "", e));
-            json.end();
-            json.end();
-            return print(&format!("{text}\n"));
+        let journal = self.tree(&Request::Events { since: 0, follow: false })?;
+        let mut events = Vec::new();
+        for event in journal.values_of_table() {
+            if event.text("uplink") == name {
+                events.push(event);
+            }
         }
-        print(&folded(show::why(name, uplink, &events, now, look())))
-    }
-
-    fn events_list(&self, since: u32) -> Result<Vec<Value>, String> {
-        let mut builder = Builder::default();
-        builder.array("events");
-        ask(self.path, &Request::Events { since, follow: false }, &mut |item| {
-            repeat(item, &mut builder);
-            true
-        })
-        .map_err(told)?;
-        Ok(builder.finish().values("events").to_vec())
+        let text = match self.json {
+            true => json(&mut |out| {
+                out.table("");
+                write_value(out, name, uplink);
+                out.array("events");
+                events.iter().for_each(|event| write_value(out, "", event));
+                out.end();
+                out.end();
+            }),
+            false => folded(show::why(name, uplink, &events, now, look())),
+        };
+        print(format_args!("{text}"))
     }
 
     /// `events`: each line as soon as it is whole.
     pub fn events(&self, since: u32, follow: bool) -> Outcome {
         let mut builder = Builder::default();
         let mut failed = Ok(());
-        let json = self.json;
         let result = ask(self.path, &Request::Events { since, follow }, &mut |item| {
-            if item != Item::End {
-                repeat(item, &mut builder);
-                return true;
-            }
-            let whole = std::mem::take(&mut builder).finish();
-            let entry = whole.field("").cloned().unwrap_or(Value::Table(Vec::new()));
-            let line = match json {
-                true => {
-                    let mut text = String::new();
-                    write_value(&mut Json::new(&mut text), "", &entry);
-                    text
+            repeat(item, &mut builder);
+            if item == Item::End {
+                let whole = std::mem::take(&mut builder).finish();
+                for entry in whole.values_of_table() {
+                    let line = match self.json {
+                        true => json(&mut |out| write_value(out, "", entry)),
+                        false => show::event(entry),
+                    };
+                    failed = print(format_args!("{line}"));
                 }
-                false => show::event(&entry),
-            };
-            failed = print(&format!("{line}\n"));
+            }
             failed.is_ok()
         });
         result.map_err(told).and(failed)
@@ -179,43 +176,41 @@ impl Client<'_> {
     /// `graph UPLINK`.
     pub fn graph(&self, uplink: &str) -> Outcome {
         let request = Request::Graph { uplink };
-        if self.json {
-            return print(&self.raw(&request)?);
-        }
-        print(&show::graph(uplink, self.tree(&request)?.values("minutes"), columns().unwrap_or(80), look()))
-    }
-
-    /// `up`, `down`, `auto`.
-    pub fn hold(&self, uplink: &str, hold: Hold) -> Outcome {
-        self.simple(&Request::Hold { uplink, hold })
+        let text = match self.json {
+            true => self.raw(&request)?,
+            false => show::graph(uplink, self.tree(&request)?.values("minutes"), columns().unwrap_or(80), look()),
+        };
+        print(format_args!("{text}"))
     }
 
     /// `probe UPLINK [TARGET]`: sends, then shows what came back.
     pub fn probe(&self, uplink: &str, target: Option<&str>) -> Outcome {
-        let probes = |status: &Value| -> Vec<Value> {
-            let found = status.fields("uplinks").iter().find(|(n, _)| n == uplink);
-            let all = found.map(|(_, u)| u.values("probes").to_vec()).unwrap_or_default();
-            all.into_iter().filter(|p| target.is_none_or(|t| p.text("target") == t)).collect()
-        };
+        const ROUNDS: u32 = 20;
         self.simple(&Request::Probe { uplink, target })?;
         // The daemon reads answers when it wakes next; a probe that is due then is sent first. So look a few times.
-        let mut shown = vec![false; probes(&self.tree(&Request::Status)?).len()];
-        for _ in 0..20 {
+        let mut shown: Vec<usize> = Vec::new();
+        for round in 1..=ROUNDS {
             std::thread::sleep(Duration::from_millis(150));
-            let now = probes(&self.tree(&Request::Status)?);
-            for (probe, shown) in now.iter().zip(&mut shown).filter(|(_, shown)| !**shown) {
-                let last = probe.number("last_answer_ms");
-                if (0..3000).contains(&last) {
-                    *shown = true;
-                    print(&format!("{}\n", show::probe_line(probe)))?;
+            let status = self.status_tree()?;
+            let found = status.fields("uplinks").iter().find(|(n, _)| n == uplink);
+            let mut whole = true;
+            for (at, probe) in found.map_or(&[][..], |(_, u)| u.values("probes")).iter().enumerate() {
+                if shown.contains(&at) || target.is_some_and(|target| probe.text("target") != target) {
+                    continue;
+                }
+                if (0..3000).contains(&probe.number("last_answer_ms")) {
+                    shown.push(at);
+                    print(format_args!("{}\n", show::probe_line(probe)))?;
+                } else {
+                    whole = false;
+                    if round == ROUNDS {
+                        print(format_args!("{}: no answer within 3 s\n", probe.text("target")))?;
+                    }
                 }
             }
-            if shown.iter().all(|s| *s) {
+            if whole {
                 return Ok(());
             }
-        }
-        for (probe, _) in probes(&self.tree(&Request::Status)?).iter().zip(&shown).filter(|(_, shown)| !**shown) {
-            print(&format!("{}: no answer within 3 s\n", probe.text("target")))?;
         }
         Err(String::new())
     }
@@ -227,14 +222,12 @@ impl Client<'_> {
 
     /// Prints text for people.
     pub fn say(&self, text: String) -> Outcome {
-        print(&folded(text))
+        print(format_args!("{}", folded(text)))
     }
 
-    /// Prints a tree as JSON.
-    pub fn show(&self, value: &Value) -> Outcome {
-        let mut text = String::new();
-        write_value(&mut Json::new(&mut text), "", value);
-        print(&format!("{text}\n"))
+    /// Prints text for machines.
+    pub fn show(&self, text: &str) -> Outcome {
+        print(format_args!("{text}"))
     }
 
     /// The status as a tree, for whoever shows it in another way.
@@ -243,7 +236,12 @@ impl Client<'_> {
     }
 }
 
-fn write_value(out: &mut Json<'_>, name: &str, value: &Value) {
+fn names(fields: &[(String, Value)]) -> Vec<&str> {
+    fields.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+/// Writes a value of a tree.
+pub fn write_value(out: &mut Json<'_>, name: &str, value: &Value) {
     match value {
         Value::Table(fields) => {
             out.table(name);

@@ -12,11 +12,14 @@ mod why;
 mod words;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 
-use client::Client;
+use client::{Client, told};
 use why::Details;
+use words::Verb;
 
 use crate::config::Config;
 use crate::engine::{Engine, Hold};
@@ -115,21 +118,29 @@ impl Words {
     }
 
     fn option_text(&mut self, name: &str, value: String) -> Result<(), String> {
-        let most = match name {
+        match name {
             "log" => {
                 self.syslog = value == "syslog";
-                let known = self.syslog || value == "stderr";
-                return if known { Ok(()) } else { Err(format!("--log {value}: want stderr or syslog")) };
+                if !self.syslog && value != "stderr" {
+                    return Err(format!("--log {value}: want stderr or syslog"));
+                }
             }
-            "confirm" => return Ok(self.confirm = Some(value)),
-            "mark" => return Ok(self.details.mark = Some(value)),
-            "from" => return Ok(self.details.from = Some(value)),
-            "proto" => return Ok(self.details.proto = Some(value)),
+            "confirm" => self.confirm = Some(value),
+            "mark" => self.details.mark = Some(value),
+            "from" => self.details.from = Some(value),
+            "proto" => self.details.proto = Some(value),
+            _ => return self.option_number(name, &value),
+        }
+        Ok(())
+    }
+
+    fn option_number(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let most = match name {
             "port" | "sport" => u16::MAX.into(),
             "to" => u64::MAX,
             _ => u32::MAX.into(),
         };
-        let n = number(&value, most)?;
+        let n = number(value, most)?;
         match name {
             "rcvbuf" => self.receive_buffer = Some(n as u32),
             "since" => self.since = n as u32,
@@ -176,7 +187,9 @@ fn read_words(args: impl IntoIterator<Item = OsString>) -> Result<Words, String>
             if let Some(rest) = words.word(word)? {
                 words.args.push(rest);
                 // All that follows belongs to the command, options too.
-                words.run = parser.raw_args().map_err(wrong_word)?.collect();
+                for word in parser.raw_args().map_err(wrong_word)? {
+                    words.run.push(word);
+                }
             }
             continue;
         };
@@ -213,24 +226,21 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let sink = if words.syslog { Sink::Syslog } else { Sink::Stderr };
     logger::start(sink, words.verbosity);
     last_words::promise();
-    let result = match words.command.as_str() {
-        "run" => run(&words),
-        "check" => check(&words),
-        "plan" => plan(&words),
-        "flush" => flush(&words),
-        "monitor" => monitor(&words),
-        "use" => use_uplink(&words),
-        "replay" => replay_file(&words),
-        "--version" => {
+    let result = match (words.command.as_str(), words::verb(&words.command)) {
+        ("--version", _) => {
             version();
             Ok(())
         }
-        "--help" => {
-            say(format_args!("{}", words::help()));
-            Ok(())
-        }
-        command if words::COMMANDS.iter().any(|c| c.name == command) || command == "names" => ask(&words),
-        other => {
+        ("--help", _) => show(&words::help()),
+        (_, Some(Verb::Run)) => run(&words),
+        (_, Some(Verb::Check)) => check(&words),
+        (_, Some(Verb::Plan)) => plan(&words),
+        (_, Some(Verb::Flush)) => flush(&words),
+        (_, Some(Verb::Monitor)) => monitor(&words),
+        (_, Some(Verb::Use)) => use_uplink(&words),
+        (_, Some(Verb::Replay)) => replay_file(&words),
+        (_, Some(verb)) => ask(verb, &words),
+        (other, None) => {
             eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
             return ExitCode::from(2);
         }
@@ -246,64 +256,69 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn show(text: &str) -> Result<(), String> {
+    say(format_args!("{text}"));
+    Ok(())
+}
+
 /// Commands that ask the running daemon.
-fn ask(words: &Words) -> Result<(), String> {
+fn ask(verb: Verb, words: &Words) -> Result<(), String> {
     let client = Client { path: &words.control, json: words.json };
     let args: Vec<&str> = words.args.iter().map(String::as_str).collect();
-    match (words.command.as_str(), args.as_slice()) {
-        ("status", []) => client.status(words.watch),
-        ("why", [what]) => match what.parse() {
-            Ok(addr) => why::destination(&client, addr, &words.details),
-            Err(_) => client.why(what, Clock::start().wall()),
-        },
-        ("events", []) => client.events(words.since, words.follow),
-        ("graph", [uplink]) => client.graph(uplink),
-        ("metrics", []) => {
-            say(format_args!("{}", metrics::metrics(&client.status_tree()?)));
-            Ok(())
+    let path;
+    let request = match (verb, args.as_slice()) {
+        (Verb::Status, []) => return client.status(words.watch),
+        (Verb::Why, [what]) => {
+            return match what.parse() {
+                Ok(addr) => why::destination(&client, addr, &words.details),
+                Err(_) => client.why(what, Clock::start().wall()),
+            };
         }
-        ("up", [uplink]) => client.hold(uplink, Hold::Up),
-        ("down", [uplink]) => client.hold(uplink, Hold::Down),
-        ("auto", [uplink]) => client.hold(uplink, Hold::Auto),
-        ("switch", [policy, "auto"]) => client.simple(&Request::Prefer { policy, uplink: None }),
-        ("switch", [policy, uplink]) => client.simple(&Request::Prefer { policy, uplink: Some(uplink) }),
-        ("probe", [uplink]) => client.probe(uplink, None),
-        ("probe", [uplink, target]) => client.probe(uplink, Some(target)),
-        ("reload", []) => client.simple(&Request::Reload { confirm_ms: None }),
-        ("apply", []) => {
+        (Verb::Events, []) => return client.events(words.since, words.follow),
+        (Verb::Graph, [uplink]) => return client.graph(uplink),
+        (Verb::Metrics, []) => return show(&metrics::metrics(&client.status_tree()?)),
+        (Verb::Names, [of]) => return client.names(of),
+        (Verb::Completion, []) => return show(&words::completion()),
+        (Verb::Man, []) => return show(&words::manual()),
+        (Verb::Probe, [uplink]) => return client.probe(uplink, None),
+        (Verb::Probe, [uplink, target]) => return client.probe(uplink, Some(target)),
+        (Verb::Up, [uplink]) => Request::Hold { uplink, hold: Hold::Up },
+        (Verb::Down, [uplink]) => Request::Hold { uplink, hold: Hold::Down },
+        (Verb::Auto, [uplink]) => Request::Hold { uplink, hold: Hold::Auto },
+        (Verb::Switch, [policy, uplink]) => {
+            Request::Prefer { policy, uplink: Some(*uplink).filter(|uplink| *uplink != "auto") }
+        }
+        (Verb::Reload, []) => Request::Reload { confirm_ms: None },
+        (Verb::Apply, []) => {
             let time = words.confirm.as_deref().ok_or("apply needs --confirm TIME, such as 60s")?;
-            let millis = time.strip_suffix("ms").map(|ms| (ms, 1)).or(time.strip_suffix('s').map(|s| (s, 1000)));
-            let (number, scale) = millis.unwrap_or((time, 1000));
-            let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
-            let millis = millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))?;
-            client.simple(&Request::Reload { confirm_ms: Some(millis) })?;
-            say(format_args!("applied; 'linkwatch confirm' within {time} keeps it\n"));
-            Ok(())
+            client.simple(&Request::Reload { confirm_ms: Some(confirm_ms(time)?) })?;
+            return show(&format!("applied; 'linkwatch confirm' within {time} keeps it\n"));
         }
-        ("confirm", []) => client.simple(&Request::Confirm),
-        ("trace", ["start", file]) => {
+        (Verb::Confirm, []) => Request::Confirm,
+        (Verb::Trace, ["start", file]) => {
             // The daemon lives elsewhere.
-            let path =
-                std::env::current_dir().map(|here| here.join(file)).map_err(|error| format!("{file}: {error}"))?;
-            let path = path.to_str().ok_or("the name of the file must be UTF-8")?;
-            client.simple(&Request::Trace { path: Some(path), size: words.size })
+            let here = std::env::current_dir().map_err(|error| format!("{file}: {error}"))?;
+            let here = here.to_str().ok_or("the name of the file must be UTF-8")?;
+            path = if file.starts_with('/') { file.to_string() } else { format!("{here}/{file}") };
+            Request::Trace { path: Some(&path), size: words.size }
         }
-        ("trace", ["stop"]) => client.simple(&Request::Trace { path: None, size: 0 }),
-        ("flush-flows", [uplink]) => client.simple(&Request::FlushFlows { uplink }),
-        ("names", [of]) => client.names(of),
-        ("completion", []) => {
-            say(format_args!("{}", words::completion()));
-            Ok(())
-        }
-        ("man", []) => {
-            say(format_args!("{}", words::manual()));
-            Ok(())
-        }
-        (command, _) => {
+        (Verb::Trace, ["stop"]) => Request::Trace { path: None, size: 0 },
+        (Verb::FlushFlows, [uplink]) => Request::FlushFlows { uplink },
+        _ => {
+            let command = &words.command;
             let takes = words::COMMANDS.iter().find(|c| c.name == command).map_or("", |c| c.takes);
-            Err(format!("want: linkwatch {command} {takes}"))
+            return Err(format!("want: linkwatch {command} {takes}"));
         }
-    }
+    };
+    client.simple(&request)
+}
+
+/// How long an operator has to confirm, in milliseconds.
+fn confirm_ms(time: &str) -> Result<u32, String> {
+    let millis = time.strip_suffix("ms").map(|ms| (ms, 1)).or(time.strip_suffix('s').map(|s| (s, 1000)));
+    let (number, scale) = millis.unwrap_or((time, 1000));
+    let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|ms| *ms > 0);
+    millis.ok_or_else(|| format!("'{time}' is no time: want 60s or 500ms"))
 }
 
 #[cfg(not(lean))]
@@ -368,13 +383,15 @@ fn reading(words: &Words) -> Reading {
         Ok(text) => text,
         Err(error) => return Reading { errors: vec![format!("{file}: {error}")], ..Reading::default() },
     };
-    let dialect = match path.file_name().is_some_and(|n| n == "mwan3") {
-        true => Dialect::Mwan3,
-        false => Dialect::Linkwatch,
-    };
+    let is_mwan3 = file == "mwan3" || file.ends_with("/mwan3");
+    let dialect = if is_mwan3 { Dialect::Mwan3 } else { Dialect::Linkwatch };
     let outcome = config_file::read(&text, dialect, &known_ids(&words.state));
-    let lines = |list: &[config_file::Diagnostic]| list.iter().map(|d| d.show(&file).to_string()).collect();
-    Reading { errors: lines(&outcome.errors), warnings: lines(&outcome.warnings), config: outcome.config }
+    let (errors, warnings) = (lines(&file, &outcome.errors), lines(&file, &outcome.warnings));
+    Reading { errors, warnings, config: outcome.config }
+}
+
+fn lines(file: &str, list: &[config_file::Diagnostic]) -> Vec<String> {
+    list.iter().map(|diagnostic| diagnostic.show(file).to_string()).collect()
 }
 
 /// Reads the configuration; errors and warnings are said one a line.
@@ -391,11 +408,19 @@ fn options(words: &Words) -> Options {
     Options { state: words.state.clone(), control, ubus: Ubus::Off, receive_buffer: words.receive_buffer }
 }
 
+/// Lives through a future. What all commands do is compiled once.
+fn finish(future: Pin<&mut dyn Future<Output = io::Result<()>>>) -> Result<(), String> {
+    wait::block_on(future).map_err(told)
+}
+
+fn open(config: &Config, options: Options) -> Result<Box<Daemon>, String> {
+    Daemon::open(config, options).map_err(told)
+}
+
 fn run(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
     let signals = Signals::open().map_err(|error| format!("signals: {error}"))?;
-    let options = Options { ubus: words.ubus.clone(), ..options(words) };
-    let mut daemon = Daemon::open(&config, options).map_err(|error| error.to_string())?;
+    let mut daemon = open(&config, Options { ubus: words.ubus.clone(), ..options(words) })?;
     let mut read = || reading(words);
     // One thread; what else will run beside the loop becomes a task of the same executor.
     let executor = smol::LocalExecutor::new();
@@ -405,7 +430,7 @@ fn run(words: &Words) -> Result<(), String> {
         daemon.run(signals, &mut read).await?;
         if daemon.keeps_on_exit() { Ok(()) } else { daemon.flush().await }
     };
-    wait::block_on(executor.run(main)).map_err(|error: std::io::Error| error.to_string())
+    finish(pin!(executor.run(main)))
 }
 
 fn check(words: &Words) -> Result<(), String> {
@@ -421,29 +446,30 @@ fn check(words: &Words) -> Result<(), String> {
 
 fn plan(words: &Words) -> Result<(), String> {
     let config = read_config(words)?;
-    let mut daemon = Daemon::open(&config, options(words)).map_err(|error| error.to_string())?;
-    let changes = wait::block_on(daemon.plan()).map_err(|error| error.to_string())?;
-    for change in changes {
-        say(format_args!("{change}\n"));
-    }
-    Ok(())
+    let mut daemon = open(&config, options(words))?;
+    finish(pin!(async {
+        for change in daemon.plan().await? {
+            say(format_args!("{change}\n"));
+        }
+        Ok(())
+    }))
 }
 
 fn flush(words: &Words) -> Result<(), String> {
-    let mut daemon = Daemon::open(&config_file::empty(), options(words)).map_err(|error| error.to_string())?;
-    wait::block_on(async {
+    let mut daemon = open(&config_file::empty(), options(words))?;
+    finish(pin!(async {
         daemon.check_privileges().await?;
         daemon.flush().await
-    })
-    .map_err(|error: std::io::Error| error.to_string())
+    }))
 }
 
 fn monitor(words: &Words) -> Result<(), String> {
     let style = if words.json { Style::Json } else { Style::Text };
-    let result = wait::block_on(monitor::monitor(style, &mut *console::output()));
-    match result {
-        // Whoever read us has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| error.to_string()),
-    }
+    finish(pin!(async {
+        match monitor::monitor(style, &mut *console::output()).await {
+            // Whoever read us has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }))
 }

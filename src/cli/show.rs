@@ -30,20 +30,15 @@ pub fn fold(text: &str, width: usize) -> String {
     let mut out = String::new();
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
-        let mut column = indent;
-        out.extend(std::iter::repeat_n(' ', indent));
-        for (at, word) in line.split_whitespace().enumerate() {
-            let space = usize::from(at > 0);
-            if at > 0 && column + space + shown(word) > width {
-                column = indent + 4;
+        let (mut column, mut space) = (0, indent);
+        for word in line.split_whitespace() {
+            if column > 0 && column + space + shown(word) > width {
                 out.push('\n');
-                out.extend(std::iter::repeat_n(' ', column));
-            } else {
-                column += space;
-                out.extend(std::iter::repeat_n(' ', space));
+                (column, space) = (0, indent + 4);
             }
-            out.push_str(word);
-            column += shown(word);
+            column += space + shown(word);
+            let _ = write!(out, "{:space$}{word}", "");
+            space = 1;
         }
         out.push('\n');
     }
@@ -64,222 +59,233 @@ fn shown(word: &str) -> usize {
 
 /// A time in the unit that leaves at most three digits.
 pub fn span(seconds: i64) -> String {
-    match seconds {
-        ..0 => "never".to_owned(),
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86400),
-    }
+    let Ok(seconds) = u32::try_from(seconds) else { return "never".to_owned() };
+    let (size, unit) = match seconds {
+        0..120 => (1, "s"),
+        120..7200 => (60, "min"),
+        7200..172_800 => (3600, "h"),
+        _ => (86400, "d"),
+    };
+    format!("{} {unit}", seconds / size)
 }
 
 /// Microseconds, or milliseconds with one digit behind the point.
 fn millis(micros: i64) -> String {
-    match micros {
-        ..0 => "-".to_owned(),
-        0..1000 => format!("{micros} us"),
-        _ => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+    match u32::try_from(micros) {
+        Err(_) => "-".to_owned(),
+        Ok(micros @ 0..1000) => format!("{micros} us"),
+        Ok(micros) => format!("{} ms", tenths(micros / 100)),
     }
 }
 
-fn percent(permille: i64) -> String {
-    format!("{}.{} %", permille / 10, permille % 10)
+/// A count of tenths as a decimal number.
+fn tenths(count: u32) -> String {
+    format!("{}.{}", count / 10, count % 10)
+}
+
+/// A text under construction.
+struct Page {
+    text: String,
+    look: Look,
+}
+
+impl Page {
+    /// Adds a text in which `{}` stands for `name`, and the name of a field between braces for that field of `from`, in
+    /// the unit that its name tells.
+    fn put(&mut self, text: &str, name: &str, from: &Value) {
+        for (at, part) in text.split(['{', '}']).enumerate() {
+            let shown = match part {
+                _ if at % 2 == 0 => part.to_owned(),
+                "" => name.to_owned(),
+                "state" => self.look.state(from.text(part)),
+                "since" | "uptime" => span(from.number(part)),
+                "rtt_us" | "jitter_us" => millis(from.number(part)),
+                "loss_permille" | "share_permille" => {
+                    format!("{} %", tenths(u32::try_from(from.number(part)).unwrap_or(0)))
+                }
+                "last_answer_ms" => match u32::try_from(from.number(part)) {
+                    Ok(millis) => format!("{} s ago", tenths(millis / 100)),
+                    Err(_) => "never".to_owned(),
+                },
+                _ => match from.field(part) {
+                    Some(Value::Text(text)) => text.clone(),
+                    Some(Value::Number(number)) => number.to_string(),
+                    Some(Value::Flag(flag)) => if *flag { "yes" } else { "NO" }.to_owned(),
+                    Some(Value::Array(values)) => {
+                        let texts: Vec<&str> = values.iter().map(|v| v.as_text().unwrap_or_default()).collect();
+                        texts.join(", ")
+                    }
+                    _ => String::new(),
+                },
+            };
+            self.text.push_str(&shown);
+        }
+    }
+
+    fn uplink(&mut self, name: &str, uplink: &Value) {
+        self.put("\n{} on {device}: {state} for {since}\n  {because}\n", name, uplink);
+        let families = uplink.fields("families");
+        for (family, leg) in families {
+            self.put("  {}: {state}", family, leg);
+            if !leg.text("gateway").is_empty() {
+                self.put(" via {gateway}", "", leg);
+            }
+            if families.len() > 1 && leg.text("because") != uplink.text("because") {
+                self.put("\n    {because} for {since}", "", leg);
+            }
+            self.text.push('\n');
+        }
+        for probe in uplink.values("probes") {
+            self.put("  {}\n", &probe_line(probe), probe);
+        }
+        if uplink.number("carrier_losses") > 0 {
+            self.put("  carrier lost {carrier_losses} times\n", "", uplink);
+        }
+        if uplink.flag("metered") {
+            self.put("  metered: {probes_sent} probes so far\n", "", uplink);
+        }
+        if let Some(damping) = uplink.field("damping").filter(|d| d.number("penalty") > 0) {
+            self.put("  flap penalty {penalty}\n", "", damping);
+        }
+    }
 }
 
 /// The whole status on one screen.
 pub fn status(status: &Value, look: Look) -> String {
-    let mut out = String::new();
-    let (version, board) = (status.text("version"), status.text("board"));
-    let _ = writeln!(out, "linkwatch {version} ({board}), running for {}", span(status.number("uptime")));
+    let mut page = Page { text: String::new(), look };
+    page.put("linkwatch {version} ({board}), running for {uptime}\n", "", status);
     if !status.flag("synced") {
-        out.push_str("still reading the kernel's state\n");
+        page.text.push_str("still reading the kernel's state\n");
     }
     for (name, uplink) in status.fields("uplinks") {
-        out.push('\n');
-        uplink_lines(&mut out, name, uplink, look);
+        page.uplink(name, uplink);
     }
     for (name, policy) in status.fields("policies") {
-        let _ = writeln!(out, "\npolicy {name}");
+        page.put("\npolicy {}\n", name, policy);
         for family in ["ipv4", "ipv6"] {
-            let shares: Vec<String> = policy.values(family).iter().map(share).collect();
-            let shares = if shares.is_empty() { "nobody".to_owned() } else { shares.join(", ") };
-            let _ = writeln!(out, "  {family}: {shares}");
+            page.put("  {}: ", family, policy);
+            let mut comma = "";
+            for member in policy.values(family) {
+                let all = member.number("share_permille") == 1000;
+                page.put(if all { "{}{uplink}" } else { "{}{uplink} {share_permille}" }, comma, member);
+                comma = ", ";
+            }
+            page.text.push_str(if comma.is_empty() { "nobody\n" } else { "\n" });
         }
     }
-    let missing: Vec<&str> = status.values("missing").iter().filter_map(as_text).collect();
-    if !missing.is_empty() {
-        let _ = writeln!(out, "\noff in this kernel: {}", missing.join(", "));
+    if !status.values("missing").is_empty() {
+        page.put("\noff in this kernel: {missing}\n", "", status);
     }
-    out
-}
-
-fn as_text(value: &Value) -> Option<&str> {
-    match value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn share(member: &Value) -> String {
-    let permille = member.number("share_permille");
-    match permille {
-        1000 => member.text("uplink").to_owned(),
-        _ => format!("{} {}", member.text("uplink"), percent(permille)),
-    }
-}
-
-fn uplink_lines(out: &mut String, name: &str, uplink: &Value, look: Look) {
-    let (state, since) = (look.state(uplink.text("state")), span(uplink.number("since")));
-    let _ = writeln!(out, "{name} on {}: {state} for {since}", uplink.text("device"));
-    let _ = writeln!(out, "  {}", uplink.text("because"));
-    let families = uplink.fields("families");
-    for (family, leg) in families {
-        let gateway = leg.text("gateway");
-        let via = if gateway.is_empty() { String::new() } else { format!(" via {gateway}") };
-        let _ = writeln!(out, "  {family}: {}{via}", look.state(leg.text("state")));
-        if families.len() > 1 && leg.text("because") != uplink.text("because") {
-            let _ = writeln!(out, "    {} for {}", leg.text("because"), span(leg.number("since")));
-        }
-    }
-    for probe in uplink.values("probes") {
-        let _ = writeln!(out, "  {}", probe_line(probe));
-    }
-    let losses = uplink.number("carrier_losses");
-    if losses > 0 {
-        let _ = writeln!(out, "  carrier lost {losses} times");
-    }
-    if uplink.flag("metered") {
-        let _ = writeln!(out, "  metered: {} probes so far", uplink.number("probes_sent"));
-    }
-    let penalty = uplink.field("damping").map_or(0, |d| d.number("penalty"));
-    if penalty > 0 {
-        let _ = writeln!(out, "  flap penalty {penalty}");
-    }
+    page.text
 }
 
 /// One target in one line.
 pub fn probe_line(probe: &Value) -> String {
-    let mut line = format!("{}: ", probe.text("target"));
-    if probe.number("probes") < 1 {
-        line.push_str("not asked yet");
-    } else {
-        let _ = write!(line, "loss {}", percent(probe.number("loss_permille")));
-        if probe.number("rtt_us") >= 0 {
-            let _ = write!(line, ", {}", millis(probe.number("rtt_us")));
+    let mut page = Page { text: String::new(), look: Look { colour: false, unicode: false } };
+    let mut put = |applies: bool, text: &str| {
+        if applies {
+            page.put(text, "", probe);
         }
-        if probe.number("jitter_us") >= 0 {
-            let _ = write!(line, " +- {}", millis(probe.number("jitter_us")));
-        }
-    }
-    if probe.text("status") == "down" {
-        let trouble = if probe.text("trouble").is_empty() { "no-answer" } else { probe.text("trouble") };
-        let _ = write!(line, ", down ({trouble})");
-    }
-    if probe.flag("sick") {
-        line.push_str(", answers nobody: not counted");
-    }
-    if probe.flag("poor") {
-        line.push_str(", poor");
-    }
-    line
+    };
+    let asked = probe.number("probes") >= 1;
+    let (down, silent) = (probe.text("status") == "down", probe.text("trouble").is_empty());
+    put(true, "{target}: ");
+    put(!asked, "not asked yet");
+    put(asked, "loss {loss_permille}");
+    put(asked && probe.number("rtt_us") >= 0, ", {rtt_us}");
+    put(asked && probe.number("jitter_us") >= 0, " +- {jitter_us}");
+    put(down, if silent { ", down (no-answer)" } else { ", down ({trouble})" });
+    put(probe.flag("sick"), ", answers nobody: not counted");
+    put(probe.flag("poor"), ", poor");
+    page.text
 }
 
 /// Why an uplink is as it is: each thing that its state rests on, and what happened to it lately.
-pub fn why(name: &str, uplink: &Value, events: &[Value], now: i64, look: Look) -> String {
-    let mut out = String::new();
-    let (state, since) = (look.state(uplink.text("state")), span(uplink.number("since")));
-    let _ = writeln!(out, "{name} has been {state} for {since}: {}.", uplink.text("because"));
-    let yes = |yes: bool| if yes { "yes" } else { "NO" };
-    let device = uplink.text("device");
-    let _ = match uplink.number("ifindex") {
-        0 => writeln!(out, "  device {device}: NO such device"),
-        ifindex => writeln!(out, "  device {device}: ifindex {ifindex}"),
-    };
-    let _ = writeln!(out, "  set up by the administrator: {}", yes(uplink.flag("admin_up")));
-    let losses = uplink.number("carrier_losses");
-    let _ = writeln!(out, "  carrier: {} (lost {losses} times so far)", yes(uplink.flag("carrier")));
+pub fn why(name: &str, uplink: &Value, events: &[&Value], now: i64, look: Look) -> String {
+    let mut page = Page { text: String::new(), look };
+    page.put("{} has been {state} for {since}: {because}.\n", name, uplink);
+    page.put(
+        match uplink.number("ifindex") {
+            0 => "  device {device}: NO such device\n",
+            _ => "  device {device}: ifindex {ifindex}\n",
+        },
+        "",
+        uplink,
+    );
+    page.put("  set up by the administrator: {admin_up}\n", "", uplink);
+    page.put("  carrier: {carrier} (lost {carrier_losses} times so far)\n", "", uplink);
     for (family, leg) in uplink.fields("families") {
-        let _ = writeln!(out, "  {family}: {}, {}", look.state(leg.text("state")), leg.text("because"));
-        let addresses: Vec<&str> = leg.values("addresses").iter().filter_map(as_text).collect();
-        let shown = if addresses.is_empty() { "NONE".to_owned() } else { addresses.join(", ") };
-        let _ = writeln!(out, "    addresses: {shown}");
-        let gateway = leg.text("gateway");
-        let _ = writeln!(out, "    gateway: {}", if gateway.is_empty() { "none" } else { gateway });
-        let _ = writeln!(out, "    reaches its targets: {}", leg.text("reach"));
+        page.put("  {}: {state}, {because}\n    addresses: {addresses}", family, leg);
+        page.text.push_str(if leg.values("addresses").is_empty() { "NONE" } else { "" });
+        page.put("\n    gateway: {gateway}", "", leg);
+        page.text.push_str(if leg.text("gateway").is_empty() { "none" } else { "" });
+        page.put("\n    reaches its targets: {reach}\n", "", leg);
     }
     for probe in uplink.values("probes") {
-        let _ = writeln!(out, "  probe of {}", probe_line(probe));
-        let last = probe.number("last_answer_ms");
-        let ago = if last < 0 { "never".to_owned() } else { format!("{}.{} s ago", last / 1000, last % 1000 / 100) };
-        let _ = writeln!(out, "    last answer {ago}");
+        page.put("  probe of {}\n    last answer {last_answer_ms}\n", &probe_line(probe), probe);
     }
     if let Some(damping) = uplink.field("damping") {
-        let (penalty, suppress) = (damping.number("penalty"), damping.number("suppress"));
-        let _ = writeln!(out, "  flap penalty {penalty}, kept out above {suppress}");
+        page.put("  flap penalty {penalty}, kept out above {suppress}\n", "", damping);
     }
-    let about: Vec<&Value> = events.iter().filter(|e| e.text("uplink") == name).collect();
-    if !about.is_empty() {
-        out.push_str("What happened:\n");
+    if !events.is_empty() {
+        page.text.push_str("What happened:\n");
     }
-    for event in about.iter().rev().take(10).rev() {
-        let _ =
-            writeln!(out, "  {} ago: {}", span(now.saturating_sub(event.number("time")).max(0)), event.text("text"));
+    for event in events.iter().skip(events.len().saturating_sub(10)) {
+        let ago = span(now.saturating_sub(event.number("time")).max(0));
+        page.put("  {} ago: {text}\n", &ago, event);
     }
-    out
+    page.text
 }
 
 /// One line of the journal. The time is UTC by the router's clock.
 pub fn event(event: &Value) -> String {
-    format!("{} {}", utc(event.number("time")), event.text("text"))
+    format!("{} {}\n", utc(event.number("time")), event.text("text"))
 }
 
 /// `2026-11-25 09:30:00`, the civil date after Howard Hinnant's days-from-civil turned round.
 pub fn utc(seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    // From the year 0 on, and not beyond what 32 bits hold.
+    let shifted = (seconds.div_euclid(86400) + 719_468).clamp(0, 36_500_000) as u32;
+    let second = seconds.rem_euclid(86400) as u32;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
     let day_of_year = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day_of_year + 2) / 153;
     let date = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
+    let year = year + era * 400 + u32::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+fn worst(minutes: &[Value], field: &str) -> i64 {
+    minutes.iter().map(|minute| minute.number(field)).max().unwrap_or(-1)
 }
 
 /// The last hour of an uplink: round-trip time as bars, loss below. One column per minute, or per two when narrow.
 pub fn graph(name: &str, minutes: &[Value], width: usize, look: Look) -> String {
     let per_column = if width >= 70 { 1 } else { 2 };
-    let columns: Vec<(i64, i64)> = minutes
-        .chunks(per_column)
-        .map(|chunk| {
-            let rtt = chunk.iter().map(|m| m.number("rtt_us")).max().unwrap_or(-1);
-            let loss = chunk.iter().map(|m| m.number("loss_permille")).max().unwrap_or(-1);
-            (rtt, loss)
-        })
-        .collect();
-    let highest = columns.iter().map(|c| c.0).max().unwrap_or(0).max(1);
+    let highest = worst(minutes, "rtt_us").max(1);
     let mut out = format!("{name}: round-trip time, the last hour (highest {})\n", millis(highest));
     let steps: &[char] = if look.unicode {
         &[' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
     } else {
         &[' ', '.', ':', '|']
     };
-    let (rows, top) = (4, steps.len() as i64 - 1);
-    for row in (0..rows).rev() {
-        let label = if row == rows - 1 { millis(highest) } else { String::new() };
+    let top = steps.len() - 1;
+    for row in (0..4).rev() {
+        let label = if row == 3 { millis(highest) } else { String::new() };
         let _ = write!(out, "{label:>9} ");
-        for (rtt, _) in &columns {
-            let filled = if *rtt < 0 { 0 } else { (rtt * rows * top).div_ceil_(highest) };
-            let step = (filled - row * top).clamp(0, top);
-            out.push(steps.get(usize::try_from(step).unwrap_or(0)).copied().unwrap_or(' '));
+        for column in minutes.chunks(per_column) {
+            // How many steps of all four rows, rounded up, are filled.
+            let filled = (worst(column, "rtt_us").max(0) * 4 * top as i64 + highest - 1) / highest;
+            out.push(*steps.get((filled as usize).saturating_sub(row * top).min(top)).unwrap_or(&' '));
         }
         out.push('\n');
     }
     let _ = write!(out, "{:>9} ", "loss");
-    for (_, loss) in &columns {
-        out.push(match loss {
+    for column in minutes.chunks(per_column) {
+        out.push(match worst(column, "loss_permille") {
             ..0 => '?',
             0 => '.',
             1..100 => 'o',
@@ -289,17 +295,6 @@ pub fn graph(name: &str, minutes: &[Value], width: usize, look: Look) -> String 
     }
     out.push_str("\n          . none  o under 10 %  O under 50 %  # more  ? no probes\n");
     out
-}
-
-/// Division that rounds up, for numbers that are not negative.
-trait DivCeil {
-    fn div_ceil_(self, by: Self) -> Self;
-}
-
-impl DivCeil for i64 {
-    fn div_ceil_(self, by: Self) -> Self {
-        (self + by - 1) / by.max(1)
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::proto::report::Sink;
 
 /// A value of a report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Value {
     /// Fields in the order in which they came.
     Table(Vec<(String, Value)>),
@@ -26,12 +26,17 @@ impl Value {
         }
     }
 
+    /// Its text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// A text field; empty when it is not there.
     pub fn text(&self, name: &str) -> &str {
-        match self.field(name) {
-            Some(Self::Text(text)) => text,
-            _ => "",
-        }
+        self.field(name).and_then(Self::as_text).unwrap_or_default()
     }
 
     /// A number field; -1 when it is not there.
@@ -53,6 +58,15 @@ impl Value {
             Some(Self::Table(fields)) => fields,
             _ => &[],
         }
+    }
+
+    /// What the fields of a table hold.
+    pub fn values_of_table(&self) -> impl Iterator<Item = &Self> {
+        let fields: &[(String, Self)] = match self {
+            Self::Table(fields) => fields,
+            _ => &[],
+        };
+        fields.iter().map(|(_, value)| value)
     }
 
     /// The values of an array field.

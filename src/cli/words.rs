@@ -2,8 +2,41 @@
 
 use std::fmt::Write as _;
 
+/// What a subcommand is.
+#[derive(Clone, Copy)]
+pub enum Verb {
+    Run,
+    Check,
+    Plan,
+    Flush,
+    Monitor,
+    Status,
+    Why,
+    Events,
+    Graph,
+    Metrics,
+    Up,
+    Down,
+    Auto,
+    Switch,
+    Use,
+    Probe,
+    Reload,
+    Apply,
+    Confirm,
+    FlushFlows,
+    Trace,
+    Replay,
+    Completion,
+    Man,
+    /// For completions only, so that it is not in the help.
+    Names,
+}
+
 /// A subcommand.
 pub struct Command {
+    /// What it is.
+    pub verb: Verb,
     /// Its name.
     pub name: &'static str,
     /// What follows the name.
@@ -15,54 +48,101 @@ pub struct Command {
 /// All of them, in the order of the help.
 pub const COMMANDS: &[Command] = &[
     Command {
+        verb: Verb::Run,
         name: "run",
         takes: "[-c FILE] [--state FILE] [--control PATH] [--ubus PATH|none] [--log stderr|syslog] [-v...]",
         does: "run in the foreground",
     },
-    Command { name: "check", takes: "[FILE]", does: "say what is wrong in a configuration" },
-    Command { name: "plan", takes: "[-c FILE]", does: "show the changes 'run' would make to the kernel" },
-    Command { name: "flush", takes: "[--state FILE]", does: "remove every trace from the kernel" },
-    Command { name: "monitor", takes: "[--json]", does: "print what the kernel announces, as it comes" },
-    Command { name: "status", takes: "[--json] [--watch]", does: "show uplinks, probes and policies on one screen" },
+    Command { verb: Verb::Check, name: "check", takes: "[FILE]", does: "say what is wrong in a configuration" },
     Command {
+        verb: Verb::Plan,
+        name: "plan",
+        takes: "[-c FILE]",
+        does: "show the changes 'run' would make to the kernel",
+    },
+    Command { verb: Verb::Flush, name: "flush", takes: "[--state FILE]", does: "remove every trace from the kernel" },
+    Command {
+        verb: Verb::Monitor,
+        name: "monitor",
+        takes: "[--json]",
+        does: "print what the kernel announces, as it comes",
+    },
+    Command {
+        verb: Verb::Status,
+        name: "status",
+        takes: "[--json] [--watch]",
+        does: "show uplinks, probes and policies on one screen",
+    },
+    Command {
+        verb: Verb::Why,
         name: "why",
         takes: "UPLINK | ADDRESS [--from ADDRESS] [--proto PROTO] [--port PORT] [--sport PORT] [--mark MARK] [--json]",
         does: "show what an uplink's state rests on, or where a packet would go now",
     },
-    Command { name: "events", takes: "[--follow] [--since NUMBER] [--json]", does: "show the journal" },
-    Command { name: "graph", takes: "UPLINK [--json]", does: "plot round-trip time and loss of the last hour" },
-    Command { name: "metrics", takes: "", does: "print everything for Prometheus" },
-    Command { name: "up", takes: "UPLINK", does: "use an uplink whatever its probes say" },
-    Command { name: "down", takes: "UPLINK", does: "do not use an uplink" },
-    Command { name: "auto", takes: "UPLINK", does: "let the facts decide again" },
-    Command { name: "switch", takes: "POLICY UPLINK|auto", does: "hold a policy on a member while that is usable" },
     Command {
+        verb: Verb::Events,
+        name: "events",
+        takes: "[--follow] [--since NUMBER] [--json]",
+        does: "show the journal",
+    },
+    Command {
+        verb: Verb::Graph,
+        name: "graph",
+        takes: "UPLINK [--json]",
+        does: "plot round-trip time and loss of the last hour",
+    },
+    Command { verb: Verb::Metrics, name: "metrics", takes: "", does: "print everything for Prometheus" },
+    Command { verb: Verb::Up, name: "up", takes: "UPLINK", does: "use an uplink whatever its probes say" },
+    Command { verb: Verb::Down, name: "down", takes: "UPLINK", does: "do not use an uplink" },
+    Command { verb: Verb::Auto, name: "auto", takes: "UPLINK", does: "let the facts decide again" },
+    Command {
+        verb: Verb::Switch,
+        name: "switch",
+        takes: "POLICY UPLINK|auto",
+        does: "hold a policy on a member while that is usable",
+    },
+    Command {
+        verb: Verb::Use,
         name: "use",
         takes: "UPLINK COMMAND...",
         does: "run a command whose sockets leave by an uplink (needs cgroup v2 and BPF)",
     },
-    Command { name: "probe", takes: "UPLINK [TARGET]", does: "probe now, and show the answers" },
-    Command { name: "reload", takes: "", does: "read the configuration again" },
+    Command { verb: Verb::Probe, name: "probe", takes: "UPLINK [TARGET]", does: "probe now, and show the answers" },
+    Command { verb: Verb::Reload, name: "reload", takes: "", does: "read the configuration again" },
     Command {
+        verb: Verb::Apply,
         name: "apply",
         takes: "--confirm TIME",
         does: "read the configuration again, and go back to the one before unless confirmed in time",
     },
-    Command { name: "confirm", takes: "", does: "keep what was applied" },
-    Command { name: "flush-flows", takes: "UPLINK", does: "forget the connections that are pinned to an uplink" },
+    Command { verb: Verb::Confirm, name: "confirm", takes: "", does: "keep what was applied" },
     Command {
+        verb: Verb::FlushFlows,
+        name: "flush-flows",
+        takes: "UPLINK",
+        does: "forget the connections that are pinned to an uplink",
+    },
+    Command {
+        verb: Verb::Trace,
         name: "trace",
         takes: "start FILE [--size BYTES] | stop",
         does: "record all that happens and is decided into a new file, at most 1 MiB unless told otherwise (root only)",
     },
     Command {
+        verb: Verb::Replay,
         name: "replay",
         takes: "FILE [--all] [--from SECONDS] [--to SECONDS] [--json]",
         does: "show a recorded run, and what this program would do otherwise; 1 if anything",
     },
-    Command { name: "completion", takes: "", does: "print completions for ash and bash" },
-    Command { name: "man", takes: "", does: "print the manual page" },
+    Command { verb: Verb::Completion, name: "completion", takes: "", does: "print completions for ash and bash" },
+    Command { verb: Verb::Man, name: "man", takes: "", does: "print the manual page" },
 ];
+
+/// The subcommand with this name.
+pub fn verb(name: &str) -> Option<Verb> {
+    let known = COMMANDS.iter().find(|command| command.name == name).map(|command| command.verb);
+    known.or((name == "names").then_some(Verb::Names))
+}
 
 /// Long options, with what they take and mean.
 pub const OPTIONS: &[(&str, &str, &str)] = &[
@@ -98,8 +178,9 @@ pub fn help() -> String {
 
 /// A completion that bash and busybox ash (with its `complete` built in) take alike where they can: words, then names.
 pub fn completion() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|c| c.name).collect();
-    let options: Vec<&str> = OPTIONS.iter().map(|o| o.0).filter(|o| o.starts_with("--")).collect();
+    let (mut names, mut options) = (Vec::new(), Vec::new());
+    COMMANDS.iter().for_each(|command| names.push(command.name));
+    OPTIONS.iter().filter(|(name, ..)| name.starts_with("--")).for_each(|(name, ..)| options.push(*name));
     format!(
         "# linkwatch: put this into /etc/bash_completion.d, or source it\n\
          _linkwatch() {{\n\
@@ -119,9 +200,21 @@ pub fn completion() -> String {
     )
 }
 
+/// Text for a manual page.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\e"),
+            '-' => escaped.push_str("\\-"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// The manual page (man(7)).
 pub fn manual() -> String {
-    let escape = |text: &str| text.replace('\\', "\\e").replace('-', "\\-");
     let mut text = format!(
         ".TH LINKWATCH 8 \"\" \"linkwatch {}\"\n.SH NAME\nlinkwatch \\- watches WAN links and keeps traffic on one that works\n\
          .SH SYNOPSIS\n.B linkwatch\nCOMMAND [OPTION...]\n.SH COMMANDS\n",

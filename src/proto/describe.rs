@@ -4,7 +4,7 @@
 //! JSON is one object with the same keys. Names are shown escaped: a device name may hold any byte but '/' and white space.
 
 use core::fmt::{self, Display, Write as _};
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::netlink::{Bytes, Malformed, Message};
 
@@ -24,14 +24,6 @@ struct Line {
 }
 
 impl Line {
-    fn new(style: Style, event: &str, action: &str) -> Self {
-        let text = match style {
-            Style::Text => format!("{event} {action}"),
-            Style::Json => format!("{{\"event\":\"{event}\",\"action\":\"{action}\""),
-        };
-        Self { style, text }
-    }
-
     fn put(&mut self, key: &str, json: &dyn Display, text: &dyn Display) {
         // Writing into a String cannot fail.
         let _ = match self.style {
@@ -40,7 +32,7 @@ impl Line {
         };
     }
 
-    fn number(&mut self, key: &str, value: impl Display) {
+    fn number(&mut self, key: &str, value: u32) {
         self.put(key, &value, &value);
     }
 
@@ -48,16 +40,37 @@ impl Line {
         self.put(key, &on, &if on { "on" } else { "off" });
     }
 
-    fn string(&mut self, key: &str, value: impl Display) {
-        let value = value.to_string();
-        self.put(key, &Quoted(&value), &value.escape_default());
+    fn string(&mut self, key: &str, value: &str) {
+        self.put(key, &Quoted(value), &value.escape_default());
     }
 
-    fn end(mut self) -> String {
-        if self.style == Style::Json {
-            self.text.push('}');
+    /// One of some words, by its number.
+    fn word(&mut self, key: &str, words: &[&str], at: u8) {
+        self.string(key, words.get(usize::from(at)).copied().unwrap_or("?"));
+    }
+
+    /// A name that ends with a zero.
+    fn name(&mut self, key: &str, value: &Bytes<'_>) {
+        let name = value.bytes.split(|b| *b == 0).next().unwrap_or(&[]);
+        self.string(key, &String::from_utf8_lossy(name));
+    }
+
+    /// An address with the length of its prefix, if there is one.
+    fn prefix(&mut self, key: &str, addr: Option<String>, len: u8) {
+        if let Some(addr) = addr {
+            self.string(key, &format!("{addr}/{len}"));
         }
-        self.text
+    }
+
+    fn family(&mut self, family: u8) {
+        self.string(
+            "family",
+            match family {
+                2 => "IPv4",
+                10 => "IPv6",
+                _ => "?",
+            },
+        );
     }
 }
 
@@ -79,190 +92,153 @@ impl Display for Quoted<'_> {
     }
 }
 
+/// What a message is about, by the first of its types (`linux/rtnetlink.h`).
+const LINK: u16 = 16;
+const ADDRESS: u16 = 20;
+const ROUTE: u16 = 24;
+const RULE: u16 = 32;
+const NEXTHOP: u16 = 104;
+
+/// Attributes that are a number: of what, their own number and name, and the key.
+const NUMBERS: [(u16, u16, &str, &str); 12] = [
+    (LINK, 4, "IFLA_MTU", "mtu"),
+    (LINK, 10, "IFLA_MASTER", "master"),
+    (LINK, 47, "IFLA_CARRIER_UP_COUNT", "carrier_up_count"),
+    (LINK, 48, "IFLA_CARRIER_DOWN_COUNT", "carrier_down_count"),
+    (ROUTE, 4, "RTA_OIF", "ifindex"),
+    (ROUTE, 6, "RTA_PRIORITY", "metric"),
+    (ROUTE, 30, "RTA_NH_ID", "nexthop"),
+    (RULE, 6, "FRA_PRIORITY", "priority"),
+    (RULE, 10, "FRA_FWMARK", "mark"),
+    (RULE, 16, "FRA_FWMASK", "mask"),
+    (NEXTHOP, 1, "NHA_ID", "id"),
+    (NEXTHOP, 5, "NHA_OIF", "ifindex"),
+];
+
+const LINK_STATES: [&str; 7] = ["unknown", "not-present", "down", "lower-layer-down", "testing", "dormant", "up"];
+const ROUTE_TYPES: [&str; 10] = [
+    "unspec",
+    "unicast",
+    "local",
+    "broadcast",
+    "anycast",
+    "multicast",
+    "blackhole",
+    "unreachable",
+    "prohibit",
+    "throw",
+];
+const RULE_TYPES: [&str; 9] =
+    ["unspec", "lookup", "goto", "nop", "res3", "res4", "blackhole", "unreachable", "prohibit"];
+
 /// The line for a message; `None` for kinds that are none of ours to tell.
 ///
 /// # Errors
 /// [`Malformed`]: something in it is cut off.
 pub fn describe(message: &Message<'_>, style: Style) -> Result<Option<String>, Malformed> {
-    // Types come in fours: new, delete, get, set (`linux/rtnetlink.h`).
+    // Types come in fours: new, delete, get, set.
     let action = match message.kind % 4 {
         0 => "new",
         1 => "delete",
         _ => return Ok(None),
     };
-    let line = |event| Line::new(style, event, action);
-    let body = &message.body;
-    match message.kind / 4 * 4 {
-        16 => link(body, line("link")),
-        20 => address(body, line("address")),
-        24 => route(body, line("route")),
-        32 => rule(body, line("rule")),
-        104 => nexthop(body, line("nexthop")),
+    let what = message.kind / 4 * 4;
+    // The structures that attributes follow: their names and their bytes. Families, lengths of prefixes and types of
+    // routes and rules are at the same place in all that have them.
+    let (event, header, len) = match what {
+        LINK => ("link", "ifinfomsg", 16),
+        ADDRESS => ("address", "ifaddrmsg", 8),
+        ROUTE => ("route", "rtmsg", 12),
+        RULE => ("rule", "fib_rule_hdr", 12),
+        NEXTHOP => ("nexthop", "nhmsg", 8),
         _ => return Ok(None),
+    };
+    let body = &message.body;
+    let attributes = body.attributes(len, header)?;
+    let byte = |at: usize| body.bytes.get(at).copied().unwrap_or(0);
+    let (family, dst_len, src_len, kind) = (byte(0), byte(1), byte(2), byte(7));
+    let text = match style {
+        Style::Text => format!("{event} {action}"),
+        Style::Json => format!("{{\"event\":\"{event}\",\"action\":\"{action}\""),
+    };
+    let mut line = Line { style, text };
+    let mut table = u32::from(byte(4));
+    let mut flags = u32::from(byte(2));
+    if what == LINK {
+        line.number("ifindex", body.u32(4, header)?);
+        flags = body.u32(8, header)?;
     }
-    .map(Some)
-}
-
-/// `struct ifinfomsg`: family, pad, type, index, flags, change.
-fn link(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
-    const STATES: [&str; 7] = ["unknown", "not-present", "down", "lower-layer-down", "testing", "dormant", "up"];
-    let flags = body.u32(8, "ifinfomsg")?;
-    line.number("ifindex", body.u32(4, "ifinfomsg")?);
-    for attribute in body.attributes(16, "ifinfomsg")? {
-        let (kind, value) = attribute?;
-        match kind {
-            3 => line.string("name", name(&value)),
-            4 => line.number("mtu", value.u32(0, "IFLA_MTU")?),
-            16 => {
-                let state = value.u8(0, "IFLA_OPERSTATE")?;
-                line.string("operstate", STATES.get(usize::from(state)).copied().unwrap_or("?"));
+    // Where it leads to, or whose address it is; and by what gateway, or which address of its own is there.
+    let (mut first, mut second) = (None, None);
+    for attribute in attributes {
+        let (number, value) = attribute?;
+        if let Some((.., name, key)) = NUMBERS.iter().find(|n| (n.0, n.1) == (what, number)) {
+            line.number(key, value.u32(0, name)?);
+            continue;
+        }
+        match (what, number) {
+            (LINK, 3) => line.name("name", &value),
+            (LINK, 16) => line.word("operstate", &LINK_STATES, value.u8(0, "IFLA_OPERSTATE")?),
+            (ADDRESS | ROUTE, 1) => first = ip(family, &value),
+            (ADDRESS, 2) => second = ip(family, &value),
+            (ROUTE, 5) => second = Some(ip(family, &value).unwrap_or_default()),
+            (ADDRESS, 8) => flags = value.u32(0, "IFA_FLAGS")?,
+            (ROUTE, 15) => table = value.u32(0, "RTA_TABLE")?,
+            (RULE, 1) => line.prefix("to", ip(family, &value), dst_len),
+            (RULE, 2) => line.prefix("from", ip(family, &value), src_len),
+            (RULE, 3) => line.name("iif", &value),
+            (RULE, 17) => line.name("oif", &value),
+            (RULE, 15) => table = value.u32(0, "FRA_TABLE")?,
+            (RULE, 21) => line.number("protocol", value.u8(0, "FRA_PROTOCOL")?.into()),
+            (NEXTHOP, 2) => line.number("members", value.bytes.len() as u32 / 8),
+            (NEXTHOP, 6) => ip(family, &value).iter().for_each(|addr| line.string("gateway", addr)),
+            _ => {}
+        }
+    }
+    match what {
+        LINK => {
+            line.switch("admin", flags & 0x1 != 0);
+            line.switch("carrier", flags & 0x1_0000 != 0);
+            line.switch("running", flags & 0x40 != 0);
+        }
+        ADDRESS => {
+            line.number("ifindex", body.u32(4, header)?);
+            let peer = first.clone().filter(|peer| second.as_ref().is_some_and(|local| local != peer));
+            line.prefix("address", second.or(first), dst_len);
+            peer.iter().for_each(|peer| line.string("peer", peer));
+            line.switch("tentative", flags & 0x40 != 0);
+        }
+        ROUTE => {
+            match first {
+                None => line.string("destination", "default"),
+                dst => line.prefix("destination", dst, dst_len),
             }
-            10 => line.number("master", value.u32(0, "IFLA_MASTER")?),
-            47 => line.number("carrier_up_count", value.u32(0, "IFLA_CARRIER_UP_COUNT")?),
-            48 => line.number("carrier_down_count", value.u32(0, "IFLA_CARRIER_DOWN_COUNT")?),
-            _ => {}
+            second.iter().for_each(|gateway| line.string("gateway", gateway));
+            line.family(family);
+            line.number("table", table);
+            line.number("protocol", byte(5).into());
+            line.word("type", &ROUTE_TYPES, kind);
         }
+        RULE => {
+            line.family(family);
+            line.word("type", &RULE_TYPES, kind);
+            line.number("table", table);
+        }
+        _ => line.number("protocol", byte(2).into()),
     }
-    line.switch("admin", flags & 0x1 != 0);
-    line.switch("carrier", flags & 0x1_0000 != 0);
-    line.switch("running", flags & 0x40 != 0);
-    Ok(line.end())
+    if style == Style::Json {
+        line.text.push('}');
+    }
+    Ok(Some(line.text))
 }
 
-/// `struct ifaddrmsg`: family, prefixlen, flags, scope, index.
-fn address(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
-    let (family, len) = (body.u8(0, "ifaddrmsg")?, body.u8(1, "ifaddrmsg")?);
-    let mut flags = u32::from(body.u8(2, "ifaddrmsg")?);
-    let (mut peer, mut local) = (None, None);
-    for attribute in body.attributes(8, "ifaddrmsg")? {
-        let (kind, value) = attribute?;
-        match kind {
-            1 => peer = ip(family, &value),
-            2 => local = ip(family, &value),
-            8 => flags = value.u32(0, "IFA_FLAGS")?,
-            _ => {}
-        }
-    }
-    line.number("ifindex", body.u32(4, "ifaddrmsg")?);
-    if let Some(address) = local.or(peer) {
-        line.string("address", format_args!("{address}/{len}"));
-    }
-    if let (Some(peer), Some(local)) = (peer, local)
-        && peer != local
-    {
-        line.string("peer", peer);
-    }
-    line.switch("tentative", flags & 0x40 != 0);
-    Ok(line.end())
-}
-
-/// `struct rtmsg`: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
-fn route(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
-    const KINDS: [&str; 10] = [
-        "unspec",
-        "unicast",
-        "local",
-        "broadcast",
-        "anycast",
-        "multicast",
-        "blackhole",
-        "unreachable",
-        "prohibit",
-        "throw",
-    ];
-    let (family, dst_len) = (body.u8(0, "rtmsg")?, body.u8(1, "rtmsg")?);
-    let mut table = u32::from(body.u8(4, "rtmsg")?);
-    let (mut dst, mut rest) = (None, Vec::new());
-    for attribute in body.attributes(12, "rtmsg")? {
-        let (kind, value) = attribute?;
-        match kind {
-            1 => dst = ip(family, &value),
-            5 => rest.push(("gateway", ip(family, &value).map_or(String::new(), |a| a.to_string()))),
-            4 => line.number("ifindex", value.u32(0, "RTA_OIF")?),
-            6 => line.number("metric", value.u32(0, "RTA_PRIORITY")?),
-            15 => table = value.u32(0, "RTA_TABLE")?,
-            30 => line.number("nexthop", value.u32(0, "RTA_NH_ID")?),
-            _ => {}
-        }
-    }
-    match dst {
-        Some(dst) => line.string("destination", format_args!("{dst}/{dst_len}")),
-        None => line.string("destination", "default"),
-    }
-    for (key, value) in rest {
-        line.string(key, value);
-    }
-    line.string("family", family_name(family));
-    line.number("table", table);
-    line.number("protocol", body.u8(5, "rtmsg")?);
-    line.string("type", KINDS.get(usize::from(body.u8(7, "rtmsg")?)).copied().unwrap_or("?"));
-    Ok(line.end())
-}
-
-/// `struct fib_rule_hdr`: family, dst_len, src_len, tos, table, res1, res2, action, flags.
-fn rule(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
-    const ACTIONS: [&str; 9] =
-        ["unspec", "lookup", "goto", "nop", "res3", "res4", "blackhole", "unreachable", "prohibit"];
-    let family = body.u8(0, "fib_rule_hdr")?;
-    let (dst_len, src_len) = (body.u8(1, "fib_rule_hdr")?, body.u8(2, "fib_rule_hdr")?);
-    let mut table = u32::from(body.u8(4, "fib_rule_hdr")?);
-    for attribute in body.attributes(12, "fib_rule_hdr")? {
-        let (kind, value) = attribute?;
-        match kind {
-            1 => ip(family, &value).into_iter().for_each(|a| line.string("to", format_args!("{a}/{dst_len}"))),
-            2 => ip(family, &value).into_iter().for_each(|a| line.string("from", format_args!("{a}/{src_len}"))),
-            3 => line.string("iif", name(&value)),
-            17 => line.string("oif", name(&value)),
-            6 => line.number("priority", value.u32(0, "FRA_PRIORITY")?),
-            10 => line.number("mark", value.u32(0, "FRA_FWMARK")?),
-            15 => table = value.u32(0, "FRA_TABLE")?,
-            16 => line.number("mask", value.u32(0, "FRA_FWMASK")?),
-            21 => line.number("protocol", value.u8(0, "FRA_PROTOCOL")?),
-            _ => {}
-        }
-    }
-    line.string("family", family_name(family));
-    line.string("type", ACTIONS.get(usize::from(body.u8(7, "fib_rule_hdr")?)).copied().unwrap_or("?"));
-    line.number("table", table);
-    Ok(line.end())
-}
-
-/// `struct nhmsg`: family, scope, protocol, resvd, flags.
-fn nexthop(body: &Bytes<'_>, mut line: Line) -> Result<String, Malformed> {
-    let family = body.u8(0, "nhmsg")?;
-    for attribute in body.attributes(8, "nhmsg")? {
-        let (kind, value) = attribute?;
-        match kind {
-            1 => line.number("id", value.u32(0, "NHA_ID")?),
-            2 => line.number("members", value.bytes.len() / 8),
-            5 => line.number("ifindex", value.u32(0, "NHA_OIF")?),
-            6 => ip(family, &value).into_iter().for_each(|a| line.string("gateway", a)),
-            _ => {}
-        }
-    }
-    line.number("protocol", body.u8(2, "nhmsg")?);
-    Ok(line.end())
-}
-
-fn family_name(family: u8) -> &'static str {
+/// An address as text.
+fn ip(family: u8, value: &Bytes<'_>) -> Option<String> {
     match family {
-        2 => "IPv4",
-        10 => "IPv6",
-        _ => "?",
-    }
-}
-
-fn ip(family: u8, value: &Bytes<'_>) -> Option<IpAddr> {
-    match family {
-        2 => value.bytes.first_chunk::<4>().map(|b| IpAddr::V4(Ipv4Addr::from(*b))),
-        10 => value.bytes.first_chunk::<16>().map(|b| IpAddr::V6(Ipv6Addr::from(*b))),
+        2 => value.bytes.first_chunk::<4>().map(|b| Ipv4Addr::from(*b).to_string()),
+        10 => value.bytes.first_chunk::<16>().map(|b| Ipv6Addr::from(*b).to_string()),
         _ => None,
     }
-}
-
-fn name<'a>(value: &Bytes<'a>) -> std::borrow::Cow<'a, str> {
-    let end = value.bytes.iter().position(|b| *b == 0).unwrap_or(value.bytes.len());
-    String::from_utf8_lossy(value.bytes.get(..end).unwrap_or(&[]))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! Two run-time values cannot be combined before Linux 6.14: hence one small chain for each uplink and policy, chosen by a
 //! map. Bits that are not ours stay as they are: ours are only ever set where they are all zero.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::nft_rules;
 use crate::config::{Config, SetConfig, Snat6, UplinkConfig};
@@ -22,12 +22,12 @@ pub const STAMP: &str = "stamp";
 /// The set that holds a protocol as long as its strays are rejected.
 pub const STRAYS: &str = "strays";
 
-/// The table: what is in it, in the order in which it must be written.
+/// The table: what is in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Sets.
     pub sets: Vec<Set>,
-    /// Chains; one is written before those that lead to it.
+    /// Chains; all are there before the first rule leads to one.
     pub chains: Vec<Chain>,
 }
 
@@ -54,35 +54,19 @@ pub struct Remains {
 }
 
 /// A chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Its name.
     pub name: String,
     /// Where it hooks in, if it does.
     pub hook: String,
-    /// Its rules.
-    pub rules: Vec<String>,
+    /// Its rules, a line each.
+    pub rules: String,
 }
 
-impl Chain {
-    pub(super) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), hook: String::new(), rules: Vec::new() }
-    }
-
-    fn hooked(name: &str, kind: &str, hook: &str, priority: &str) -> Self {
-        let hook = format!("type {kind} hook {hook} priority {priority}; policy accept;");
-        Self { name: name.to_owned(), hook, rules: Vec::new() }
-    }
-
-    pub(super) fn rule(&mut self, text: impl Into<String>) {
-        self.rules.push(text.into());
-    }
-}
-
-/// A device's name as nft reads it back; `None` when it has a character with a meaning to nft.
-pub fn device(name: &IfName) -> Option<String> {
-    let plain = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*');
-    name.as_bytes().iter().all(plain).then(|| format!("\"{name}\""))
+/// Whether nft can name a device: it has no character with a meaning to nft.
+pub(super) fn is_plain(name: &IfName) -> bool {
+    name.as_bytes().iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'*'))
 }
 
 /// Sets bits that are zero in a packet's mark.
@@ -90,100 +74,92 @@ pub(super) fn set_mark(mark: FwMark) -> String {
     format!("meta mark set meta mark | {:#010x}", mark.value)
 }
 
+/// Adds an item to a list with commas.
+pub(super) fn item(list: &mut String, item: fmt::Arguments<'_>) {
+    let comma = if list.is_empty() { "" } else { ", " };
+    let _ = write!(list, "{comma}{item}");
+}
+
 /// The table that a configuration calls for.
 pub fn table(config: &Config) -> Table {
     let mask = config.globals.mark_mask;
     let mut table = Table::default();
-    table.sets.extend(config.sets.iter().flat_map(|s| sets_of(config, s)));
+    config.sets.iter().for_each(|set| add_sets_of(config, set, &mut table));
     let rules = nft_rules::rules(config, &mut table);
-    let uplinks: Vec<(&UplinkConfig, String)> =
-        config.uplinks.iter().filter_map(|u| device(&u.device).map(|d| (u, d))).collect();
-    let mut prerouting = Chain::hooked("prerouting", "filter", "prerouting", "mangle");
-    let mut output = Chain::hooked("output", "route", "output", "mangle");
-    let mut postrouting = Chain::hooked("postrouting", "filter", "postrouting", "mangle");
+    let mut uplinks: Vec<&UplinkConfig> = Vec::new();
+    config.uplinks.iter().filter(|u| is_plain(&u.device)).for_each(|u| uplinks.push(u));
+    table.hook("prerouting", "filter", "prerouting", "mangle");
+    table.hook("output", "route", "output", "mangle");
+    table.hook("postrouting", "filter", "postrouting", "mangle");
     // Answers to a DHCP server and to neighbours leave where they were sent.
-    output.rule("udp dport { 67, 68, 546, 547 } return");
-    output.rule("icmpv6 type { 133, 134, 135, 136, 137 } return");
+    table.rule("output", format_args!("udp dport {{ 67, 68, 546, 547 }} return"));
+    table.rule("output", format_args!("icmpv6 type {{ 133, 134, 135, 136, 137 }} return"));
     if config.globals.pinning {
-        table.sets.push(Set {
-            name: STRAYS.to_owned(),
-            body: "type inet_proto; flags timeout;".to_owned(),
-            elements: String::new(),
-        });
-        pinning(config, &uplinks, &mut table, [&mut prerouting, &mut output, &mut postrouting]);
+        table.add_set(STRAYS.to_owned(), "type inet_proto; flags timeout;".to_owned(), String::new());
+        pinning(config, &uplinks, &mut table);
     }
     if rules {
         let line = format!("meta mark & {mask:#010x} == 0 ct direction original jump rules");
-        prerouting.rule(line.clone());
-        output.rule(format!("oifname != \"lo\" {line}"));
+        table.rule("prerouting", format_args!("{line}"));
+        table.rule("output", format_args!("oifname != \"lo\" {line}"));
     }
-    table.chains.extend([prerouting, output, postrouting]);
     snat6(&uplinks, &mut table);
     // The whole's stamp first, then those of the sets whose elements are not all ours.
-    let stamps = [fnv(&table.whole())].into_iter().chain(table.sets.iter().filter_map(Set::stamp));
-    let elements: Vec<String> = stamps.map(|stamp| format!("{stamp:#010x}")).collect();
-    table.sets.push(Set { name: STAMP.to_owned(), body: "type mark;".to_owned(), elements: elements.join(", ") });
+    let mut stamps = format!("{:#010x}", fnv(&table.whole()));
+    for stamp in table.sets.iter().filter_map(Set::stamp) {
+        item(&mut stamps, format_args!("{stamp:#010x}"));
+    }
+    table.add_set(STAMP.to_owned(), "type mark;".to_owned(), stamps);
     table
 }
 
-fn pinning(
-    config: &Config,
-    uplinks: &[(&UplinkConfig, String)],
-    table: &mut Table,
-    [prerouting, output, postrouting]: [&mut Chain; 3],
-) {
+fn pinning(config: &Config, uplinks: &[&UplinkConfig], table: &mut Table) {
     let mask = config.globals.mark_mask;
-    let mark = |u: &UplinkConfig| FwMark::spread(u32::from(u.id.0), mask).value;
-    let mut maps = [String::new(), String::new(), String::new()];
-    // Families that share a device are one uplink each, with a mark each.
-    let twins = |u: &UplinkConfig| uplinks.iter().filter(|(other, _)| other.device == u.device).count() > 1;
-    for (at, (uplink, device)) in uplinks.iter().enumerate() {
-        let (id, value) = (uplink.id.0, mark(uplink));
-        let mut pin = Chain::new(format!("pin_{id}"));
-        pin.rule(set_mark(marks::mark(config, marks::pin(config, uplink.id))));
-        let _ = write!(maps[0], "{}{value:#010x} : goto pin_{id}", comma(&maps[0]));
-        table.chains.push(pin);
-        let first = uplinks.iter().position(|(other, _)| other.device == uplink.device) == Some(at);
-        if !first {
+    let (mut pins, mut enters, mut leaves) = (String::new(), String::new(), String::new());
+    for (at, uplink) in uplinks.iter().enumerate() {
+        let (id, device) = (uplink.id.0, &uplink.device);
+        let pin = marks::mark(config, marks::pin(config, uplink.id));
+        table.rule(&format!("pin_{id}"), format_args!("{}", set_mark(pin)));
+        item(&mut pins, format_args!("{:#010x} : goto pin_{id}", marks::mark(config, id.into()).value));
+        // Families that share a device are one uplink each, with a mark each.
+        if uplinks.iter().take(at).any(|other| other.device == *device) {
             continue;
         }
-        let (mut enter, mut leave) = (Chain::new(format!("in_{id}")), Chain::new(format!("out_{id}")));
-        for (twin, _) in uplinks.iter().filter(|(other, _)| other.device == uplink.device) {
+        let twins = uplinks.iter().filter(|other| other.device == *device).count() > 1;
+        let (enter, leave) = (format!("in_{id}"), format!("out_{id}"));
+        for twin in uplinks.iter().filter(|other| other.device == *device) {
             let only = match twin.families {
-                [true, false] if twins(twin) => "meta nfproto ipv4 ",
-                [false, true] if twins(twin) => "meta nfproto ipv6 ",
+                [true, false] if twins => "meta nfproto ipv4 ",
+                [false, true] if twins => "meta nfproto ipv6 ",
                 _ => "",
             };
-            let value = mark(twin);
-            enter.rule(format!("{only}ct mark & {mask:#010x} == 0 ct mark set ct mark | {value:#010x}"));
-            leave.rule(format!("{only}ct mark set ct mark | {value:#010x}"));
+            let value = marks::mark(config, twin.id.0.into()).value;
+            table.rule(&enter, format_args!("{only}ct mark & {mask:#010x} == 0 ct mark set ct mark | {value:#010x}"));
+            table.rule(&leave, format_args!("{only}ct mark set ct mark | {value:#010x}"));
         }
-        nft_rules::learn(config, uplink, table, &mut leave);
-        table.chains.extend([enter, leave]);
-        let _ = write!(maps[1], "{}{device} : goto in_{id}", comma(&maps[1]));
-        let _ = write!(maps[2], "{}{device} : goto out_{id}", comma(&maps[2]));
+        nft_rules::learn(config, uplink, table, &leave);
+        item(&mut enters, format_args!("\"{device}\" : goto {enter}"));
+        item(&mut leaves, format_args!("\"{device}\" : goto {leave}"));
     }
     if uplinks.is_empty() {
         return;
     }
-    let restore = format!("meta mark & {mask:#010x} == 0 ct mark & {mask:#010x} vmap {{ {} }}", maps[0]);
+    let restore = format!("meta mark & {mask:#010x} == 0 ct mark & {mask:#010x} vmap {{ {pins} }}");
     // What comes in by an uplink is remembered, and never led out again by its own mark.
-    prerouting.rule(format!("iifname vmap {{ {} }}", maps[1]));
-    prerouting.rule(restore.clone());
+    table.rule("prerouting", format_args!("iifname vmap {{ {enters} }}"));
+    table.rule("prerouting", format_args!("{restore}"));
     // Packets that have a mark already, as probes have, keep it.
-    output.rule(restore);
-    postrouting.rule(format!("ct mark & {mask:#010x} != 0 return"));
-    postrouting.rule(format!("oifname vmap {{ {} }}", maps[2]));
-    for hook in ["forward", "output"] {
-        let mut strays = Chain::hooked(&format!("strays_{hook}"), "filter", hook, "mangle + 1");
+    table.rule("output", format_args!("{restore}"));
+    table.rule("postrouting", format_args!("ct mark & {mask:#010x} != 0 return"));
+    table.rule("postrouting", format_args!("oifname vmap {{ {leaves} }}"));
+    for (name, hook) in [("strays_forward", "forward"), ("strays_output", "output")] {
+        table.hook(name, "filter", hook, "mangle + 1");
         // Connection tracking takes a segment without a connection for a new one.
-        strays.rule(format!("meta l4proto @{STRAYS} ct state new tcp flags & (syn | rst) == 0 reject with tcp reset"));
-        table.chains.push(strays);
+        table.rule(
+            name,
+            format_args!("meta l4proto @{STRAYS} ct state new tcp flags & (syn | rst) == 0 reject with tcp reset"),
+        );
     }
-}
-
-fn comma(list: &str) -> &'static str {
-    if list.is_empty() { "" } else { ", " }
 }
 
 /// The names of a set's halves, by [`Family::index`].
@@ -199,34 +175,34 @@ pub(super) fn addr_type(family: Family) -> &'static str {
     }
 }
 
-fn sets_of(config: &Config, set: &SetConfig) -> Vec<Set> {
-    let of = |family: Family| {
-        let entries = config.prefixes(set.entries).iter().filter(|p| Family::of(p.addr) == family);
-        let elements: Vec<String> = entries.map(ToString::to_string).collect();
-        Set {
-            name: set_name(set, family),
-            body: format!("type {}; flags interval, timeout;", addr_type(family)),
-            elements: elements.join(", "),
+fn add_sets_of(config: &Config, set: &SetConfig, table: &mut Table) {
+    for family in Family::BOTH.into_iter().filter(|f| set.families.get(f.index()) == Some(&true)) {
+        let mut elements = String::new();
+        for entry in config.prefixes(set.entries).iter().filter(|p| Family::of(p.addr) == family) {
+            item(&mut elements, format_args!("{entry}"));
         }
-    };
-    Family::BOTH.into_iter().filter(|f| set.families.get(f.index()) == Some(&true)).map(of).collect()
+        let body = format!("type {}; flags interval, timeout;", addr_type(family));
+        table.add_set(set_name(set, family), body, elements);
+    }
 }
 
-fn snat6(uplinks: &[(&UplinkConfig, String)], table: &mut Table) {
-    let mut chain = Chain::hooked("snat6", "nat", "postrouting", "srcnat");
-    for (uplink, device) in uplinks {
+fn snat6(uplinks: &[&UplinkConfig], table: &mut Table) {
+    for uplink in uplinks {
+        let device = &uplink.device;
+        if uplink.snat6 != Snat6::Off {
+            table.hook("snat6", "nat", "postrouting", "srcnat");
+        }
         match uplink.snat6 {
             Snat6::Off => {}
-            Snat6::Masquerade => {
-                chain.rule(format!("oifname {device} meta nfproto ipv6 ip6 saddr != fe80::/10 masquerade"));
-            }
-            Snat6::Prefix { from, to } => {
-                chain.rule(format!("oifname {device} snat ip6 prefix to ip6 saddr map {{ {from} : {to} }}"));
-            }
+            Snat6::Masquerade => table.rule(
+                "snat6",
+                format_args!("oifname \"{device}\" meta nfproto ipv6 ip6 saddr != fe80::/10 masquerade"),
+            ),
+            Snat6::Prefix { from, to } => table.rule(
+                "snat6",
+                format_args!("oifname \"{device}\" snat ip6 prefix to ip6 saddr map {{ {from} : {to} }}"),
+            ),
         }
-    }
-    if !chain.rules.is_empty() {
-        table.chains.push(chain);
     }
 }
 
@@ -241,7 +217,7 @@ fn fnv(text: &str) -> u32 {
 }
 
 /// Whether the word is in the text; std's search for words is two kilobytes.
-fn has(text: &str, word: &str) -> bool {
+pub(super) fn has(text: &str, word: &str) -> bool {
     text.as_bytes().windows(word.len()).any(|part| part == word.as_bytes())
 }
 
@@ -263,7 +239,7 @@ impl Set {
 impl Table {
     /// The stamp that tells this table from others.
     pub fn stamp(&self) -> u32 {
-        let stamps = self.sets.iter().find(|s| s.name == STAMP).and_then(|s| s.elements.split(',').next());
+        let stamps = self.set(STAMP).and_then(|s| s.elements.split(',').next());
         let stamp = stamps.map(|s| s.strip_prefix("0x").unwrap_or(s));
         stamp.and_then(|s| u32::from_str_radix(s, 16).ok()).unwrap_or(0)
     }
@@ -276,27 +252,19 @@ impl Table {
     /// The transaction that makes this table of what an earlier life left; sets that are the same keep their elements.
     pub fn whole_over(&self, there: &Remains) -> String {
         let mut text = format!("add table {TABLE}\nflush table {TABLE}\n");
-        let gone = |name: &&String| is_name(name) && self.chains.iter().all(|c| c.name != **name);
-        for name in there.chains.iter().filter(gone) {
-            let _ = writeln!(text, "delete chain {TABLE} {name}");
+        for name in there.chains.iter().filter(|name| is_name(name) && self.chain(name).is_none()) {
+            line(&mut text, "delete chain", name, "");
         }
         for (name, key_len, timeout) in there.sets.iter().filter(|(name, ..)| is_name(name)) {
-            match self.sets.iter().find(|s| s.name == *name) {
-                Some(set) if !set.is_like(*key_len, *timeout) => {
-                    let _ = writeln!(text, "delete set {TABLE} {name}");
-                }
-                Some(_) if there.outdated.contains(name) => {
-                    let _ = writeln!(text, "flush set {TABLE} {name}");
-                }
-                Some(_) => {}
-                None => {
-                    let _ = writeln!(text, "delete set {TABLE} {name}");
-                }
+            if self.set(name).is_none_or(|set| !set.is_like(*key_len, *timeout)) {
+                line(&mut text, "delete set", name, "");
+            } else if there.outdated.contains(name) {
+                line(&mut text, "flush set", name, "");
             }
         }
-        self.sets.iter().for_each(|set| add_set(&mut text, set));
-        self.chains.iter().for_each(|chain| add_chain(&mut text, chain));
-        self.chains.iter().for_each(|chain| add_rules(&mut text, chain));
+        self.sets.iter().for_each(|set| write_set(&mut text, set));
+        self.chains.iter().for_each(|chain| write_chain(&mut text, chain));
+        self.chains.iter().for_each(|chain| write_rules(&mut text, chain));
         text
     }
 
@@ -309,59 +277,103 @@ impl Table {
     pub fn change_from(&self, old: &Self) -> String {
         let mut text = String::new();
         for set in &self.sets {
-            match old.sets.iter().find(|s| s.name == set.name) {
+            match old.set(&set.name) {
                 Some(same) if same == set => {}
                 Some(other) if other.body == set.body => {
-                    let _ = writeln!(text, "flush set {TABLE} {}", set.name);
-                    add_elements(&mut text, set);
+                    line(&mut text, "flush set", &set.name, "");
+                    write_elements(&mut text, set);
                 }
                 // Nothing of the old text may use it any more when it goes; the chains below are all written anew then.
                 Some(_) => return self.anew(),
-                None => add_set(&mut text, set),
+                None => write_set(&mut text, set),
             }
         }
-        let known = |chain: &Chain| old.chains.iter().find(|c| c.name == chain.name);
-        if self.chains.iter().any(|c| known(c).is_some_and(|o| o.hook != c.hook)) {
-            return self.anew();
+        // With whether it was there.
+        let mut changed = Vec::new();
+        for chain in &self.chains {
+            match old.chain(&chain.name) {
+                Some(same) if same == chain => {}
+                Some(other) if other.hook != chain.hook => return self.anew(),
+                other => changed.push((chain, other.is_some())),
+            }
         }
-        let changed: Vec<&Chain> = self.chains.iter().filter(|c| known(c).is_none_or(|o| o.rules != c.rules)).collect();
-        let gone: Vec<&Chain> = old.chains.iter().filter(|o| self.chains.iter().all(|c| c.name != o.name)).collect();
-        changed.iter().for_each(|chain| add_chain(&mut text, chain));
-        for chain in changed.iter().filter(|c| known(c).is_some()).chain(&gone) {
-            let _ = writeln!(text, "flush chain {TABLE} {}", chain.name);
-        }
-        changed.iter().for_each(|chain| add_rules(&mut text, chain));
-        gone.iter().for_each(|chain| {
-            let _ = writeln!(text, "delete chain {TABLE} {}", chain.name);
-        });
-        for set in old.sets.iter().filter(|o| self.sets.iter().all(|s| s.name != o.name)) {
-            let _ = writeln!(text, "delete set {TABLE} {}", set.name);
+        let gone = |text: &mut String, what: &str| {
+            for chain in old.chains.iter().filter(|chain| self.chain(&chain.name).is_none()) {
+                line(text, what, &chain.name, "");
+            }
+        };
+        changed.iter().for_each(|(chain, _)| write_chain(&mut text, chain));
+        changed.iter().filter(|(_, old)| *old).for_each(|(chain, _)| line(&mut text, "flush chain", &chain.name, ""));
+        gone(&mut text, "flush chain");
+        changed.iter().for_each(|(chain, _)| write_rules(&mut text, chain));
+        gone(&mut text, "delete chain");
+        for set in old.sets.iter().filter(|set| self.set(&set.name).is_none()) {
+            line(&mut text, "delete set", &set.name, "");
         }
         text
     }
+
+    fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|s| s.name == name)
+    }
+
+    fn chain(&self, name: &str) -> Option<&Chain> {
+        self.chains.iter().find(|c| c.name == name)
+    }
+
+    pub(super) fn add_set(&mut self, name: String, body: String, elements: String) {
+        self.sets.push(Set { name, body, elements });
+    }
+
+    /// The chain with a name, which is made if there is none.
+    #[inline(never)]
+    pub(super) fn open(&mut self, name: &str) -> &mut Chain {
+        let at = self.chains.iter().position(|c| c.name == name).unwrap_or(self.chains.len());
+        if at == self.chains.len() {
+            self.chains.push(Chain { name: name.to_owned(), ..Chain::default() });
+        }
+        &mut self.chains[at]
+    }
+
+    fn hook(&mut self, name: &str, kind: &str, hook: &str, priority: &str) {
+        self.open(name).hook = format!("type {kind} hook {hook} priority {priority}; policy accept;");
+    }
+
+    /// Adds a rule to the chain with a name.
+    pub(super) fn rule(&mut self, chain: &str, text: fmt::Arguments<'_>) {
+        let _ = writeln!(self.open(chain).rules, "{text}");
+    }
 }
 
-fn add_set(text: &mut String, set: &Set) {
-    let _ = writeln!(text, "add set {TABLE} {} {{ {} }}", set.name, set.body);
+/// A command about something in the table.
+fn line(text: &mut String, what: &str, name: &str, rest: &str) {
+    let _ = writeln!(text, "{what} {TABLE} {name}{rest}");
+}
+
+fn braces(inside: &str) -> String {
+    if inside.is_empty() { String::new() } else { format!(" {{ {inside} }}") }
+}
+
+fn write_set(text: &mut String, set: &Set) {
+    line(text, "add set", &set.name, &braces(&set.body));
     if set.name == STAMP {
-        let _ = writeln!(text, "flush set {TABLE} {}", set.name);
+        line(text, "flush set", &set.name, "");
     }
-    add_elements(text, set);
+    write_elements(text, set);
 }
 
-fn add_elements(text: &mut String, set: &Set) {
+fn write_elements(text: &mut String, set: &Set) {
     if !set.elements.is_empty() {
-        let _ = writeln!(text, "add element {TABLE} {} {{ {} }}", set.name, set.elements);
+        line(text, "add element", &set.name, &braces(&set.elements));
     }
 }
 
-fn add_chain(text: &mut String, chain: &Chain) {
-    let hook = if chain.hook.is_empty() { String::new() } else { format!(" {{ {} }}", chain.hook) };
-    let _ = writeln!(text, "add chain {TABLE} {}{hook}", chain.name);
+fn write_chain(text: &mut String, chain: &Chain) {
+    line(text, "add chain", &chain.name, &braces(&chain.hook));
 }
 
-fn add_rules(text: &mut String, chain: &Chain) {
-    for rule in &chain.rules {
+fn write_rules(text: &mut String, chain: &Chain) {
+    for rule in chain.rules.lines() {
         let _ = writeln!(text, "add rule {TABLE} {} {rule}", chain.name);
     }
 }

@@ -31,8 +31,6 @@ pub struct Value {
     pub key: String,
     /// The value.
     pub value: String,
-    /// Whether it was said by `list`.
-    pub is_list: bool,
 }
 
 /// Something that is wrong, and where.
@@ -71,46 +69,46 @@ pub fn sections(text: &[u8]) -> (Vec<Section>, Vec<Diagnostic>) {
         error(0, format!("longer than {SIZE_MAX} bytes"));
         return (Vec::new(), errors);
     }
-    let Ok(text) = std::str::from_utf8(text) else {
-        let good = String::from_utf8_lossy(text).split('\u{fffd}').next().unwrap_or("").matches('\n').count();
-        error(good.saturating_add(1), "not text: bytes that are no UTF-8".to_owned());
-        return (Vec::new(), errors);
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(bad) => {
+            let good = text.iter().take(bad.valid_up_to()).filter(|b| **b == b'\n').count();
+            error(good.saturating_add(1), "not text: bytes that are no UTF-8".to_owned());
+            return (Vec::new(), errors);
+        }
     };
     let mut sections: Vec<Section> = Vec::new();
     for (at, line_text) in text.lines().enumerate() {
         let line = at.saturating_add(1);
-        let words = match words(line_text) {
+        let mut words = match words(line_text) {
             Ok(words) => words,
             Err(message) => {
                 error(line, message.to_owned());
                 continue;
             }
         };
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            [] | ["package", _] => {}
-            ["config", kind] | ["config", kind, _] => sections.push(Section {
-                line,
-                kind: (*kind).to_owned(),
-                name: words.get(2).map_or(String::new(), |n| (*n).to_owned()),
-                options: Vec::new(),
-            }),
-            [word @ ("option" | "list"), key, value] => match sections.last_mut() {
-                Some(section) => section.options.push(Value {
-                    line,
-                    key: (*key).to_owned(),
-                    value: (*value).to_owned(),
-                    is_list: *word == "list",
-                }),
-                None => error(line, format!("'{word}' before any 'config'")),
+        let count = words.len();
+        let Some(first) = words.first_mut().map(std::mem::take) else { continue };
+        let mut last = || words.pop().unwrap_or_default();
+        match (first.as_str(), count) {
+            ("package", 2) => {}
+            ("config", 2 | 3) => {
+                let name = if count == 3 { last() } else { String::new() };
+                sections.push(Section { line, kind: last(), name, options: Vec::new() });
+            }
+            ("option" | "list", 3) => match sections.last_mut() {
+                Some(section) => {
+                    let value = last();
+                    section.options.push(Value { line, key: last(), value });
+                }
+                None => error(line, format!("'{first}' before any 'config'")),
             },
-            [first, ..] => {
+            _ => {
                 let shown = first.escape_default();
                 error(
                     line,
                     format!(
-                        "'{shown}' with {} words: want config TYPE [NAME], option KEY VALUE or list KEY VALUE",
-                        words.len()
+                        "'{shown}' with {count} words: want config TYPE [NAME], option KEY VALUE or list KEY VALUE"
                     ),
                 );
             }
@@ -168,7 +166,7 @@ mod tests {
         assert_eq!(errors, []);
         assert_eq!(sections[0].name, "wan");
         assert_eq!(sections[0].options[0].value, "x yz\"");
-        assert_eq!((sections[0].options[1].value.as_str(), sections[0].options[1].is_list), ("", true));
+        assert_eq!(sections[0].options[1].value, "");
     }
 
     #[test]

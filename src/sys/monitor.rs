@@ -27,29 +27,27 @@ pub async fn monitor(style: Style, out: &mut dyn Write) -> io::Result<()> {
         loop {
             let received = socket.get_ref().receive(&mut buf)?;
             let micros = clock.now().micros();
-            let (seconds, rest) = (micros / 1_000_000, micros % 1_000_000);
-            match received {
+            let time = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+            let len = match received {
                 Received::Empty => break,
-                Received::Foreign => {}
-                Received::Overrun => match style {
-                    Style::Text => {
-                        writeln!(out, "{seconds}.{rest:06} lost: announcements came faster than they were read")?
+                Received::Foreign => continue,
+                Received::Overrun => {
+                    match style {
+                        Style::Text => writeln!(out, "{time} lost: announcements came faster than they were read")?,
+                        Style::Json => writeln!(out, "{{\"time\":{time},\"event\":\"lost\"}}")?,
                     }
-                    Style::Json => writeln!(out, "{{\"time\":{seconds}.{rest:06},\"event\":\"lost\"}}")?,
-                },
-                Received::Datagram(len) => {
-                    for message in messages(buf.get(..len).unwrap_or(&[])) {
-                        let line = message.and_then(|m| describe(&m, style));
-                        match (line, style) {
-                            (Ok(Some(line)), Style::Text) => writeln!(out, "{seconds}.{rest:06} {line}")?,
-                            (Ok(Some(line)), Style::Json) => {
-                                let object = line.strip_prefix('{').unwrap_or(&line);
-                                writeln!(out, "{{\"time\":{seconds}.{rest:06},{object}")?;
-                            }
-                            (Ok(None), _) => {}
-                            (Err(error), _) => log::warn!("netlink: {error}"),
-                        }
-                    }
+                    continue;
+                }
+                Received::Datagram(len) => len,
+            };
+            for message in messages(buf.get(..len).unwrap_or(&[])) {
+                match message.and_then(|m| describe(&m, style)) {
+                    Ok(Some(line)) => match style {
+                        Style::Text => writeln!(out, "{time} {line}")?,
+                        Style::Json => writeln!(out, "{{\"time\":{time},{}", line.strip_prefix('{').unwrap_or(&line))?,
+                    },
+                    Ok(None) => {}
+                    Err(error) => log::warn!("netlink: {error}"),
                 }
             }
         }

@@ -22,6 +22,8 @@ pub struct Text<'a> {
 }
 
 impl Text<'_> {
+    // Half the notices name one.
+    #[inline(never)]
     fn uplink(&self, slot: UplinkSlot) -> &str {
         self.config.uplinks.get(usize::from(slot.0)).map_or("?", |u| u.name.as_str())
     }
@@ -80,11 +82,11 @@ impl Text<'_> {
                 }
             }
             Notice::Refused { object, errno, retry } => {
-                let object = self.object(Op::Add, object);
+                let object = self.object(object);
                 write!(f, "the kernel refused '{object}' ({errno}), retry in {}", short(*retry))
             }
             Notice::Contended { object, by, retry } => {
-                let object = self.object(Op::Add, object);
+                let object = self.object(object);
                 write!(f, "contended: port {by} keeps undoing '{object}', next repair in {}", short(*retry))
             }
             Notice::TargetSick { uplink, track, sick } => {
@@ -99,7 +101,7 @@ impl Text<'_> {
                 })
             }
             Notice::Occupied { object } => {
-                write!(f, "somebody else's object is in the way of '{}'", self.object(Op::Add, object))
+                write!(f, "somebody else's object is in the way of '{}'", self.object(object))
             }
             Notice::Overrun { feed, total } => {
                 let feed = match feed {
@@ -156,115 +158,141 @@ impl Text<'_> {
 
     /// An action as the words of `ip` or `sysctl`; `None` when it changes nothing.
     pub fn change(&self, action: &Action) -> Option<String> {
-        match action {
-            Action::Nexthop { op, nexthop, .. } => Some(self.object(*op, &Object::Nexthop(*nexthop))),
-            Action::Route { op, route, .. } => Some(self.object(*op, &Object::Route(*route))),
-            Action::Rule { op, rule, .. } => Some(self.object(*op, &Object::Rule(*rule))),
+        Some(match action {
+            Action::Nexthop { op, nexthop, .. } => self.nexthop(*op, nexthop),
+            Action::Route { op, route, .. } => self.route(*op, route),
+            Action::Rule { op, rule, .. } => rule_text(*op, rule),
             Action::SpreadFlows { family } => {
-                let family = if *family == Family::V4 { "ipv4" } else { "ipv6" };
-                Some(format!("sysctl -w net/{family}/fib_multipath_hash_policy=1"))
+                format!("sysctl -w net/{}/fib_multipath_hash_policy=1", tree_of(*family))
             }
-            Action::DeleteNft { .. } => Some("nft delete table inet linkwatch".to_owned()),
+            Action::DeleteNft { .. } => "nft delete table inet linkwatch".to_owned(),
             Action::IgnoreLinkdown { device, family } => {
-                let family = if *family == Family::V4 { "ipv4" } else { "ipv6" };
-                Some(format!("sysctl -w net/{family}/conf/{device}/ignore_routes_with_linkdown=1"))
+                format!("sysctl -w net/{}/conf/{device}/ignore_routes_with_linkdown=1", tree_of(*family))
             }
-            _ => None,
+            _ => return None,
+        })
+    }
+
+    /// An object as the words of `ip` that make it.
+    fn object(&self, object: &Object) -> String {
+        match object {
+            Object::Route(route) => self.route(Op::Add, route),
+            Object::Rule(rule) => rule_text(Op::Add, rule),
+            Object::Nexthop(nexthop) => self.nexthop(Op::Add, nexthop),
         }
     }
 
-    fn object(&self, op: Op, object: &Object) -> String {
-        let (family, body) = match object {
-            Object::Route(route) => (route.family, self.route(op, route)),
-            Object::Rule(rule) => (rule.family, self.rule(op, rule)),
-            Object::Nexthop(nexthop) => match nexthop.body {
-                NexthopBody::Leaf { family, .. } => (family, self.nexthop(op, nexthop)),
-                NexthopBody::Group(_) => (Family::V4, self.nexthop(op, nexthop)),
-            },
-        };
-        let six = if family == Family::V6 { "-6 " } else { "" };
-        format!("ip {six}{body}")
-    }
-
-    fn dev(&self, ifindex: IfIndex) -> String {
-        (self.link_name)(ifindex).unwrap_or_else(|| format!("if{}", ifindex.0))
-    }
-
-    fn hop(&self, hop: &Hop) -> String {
-        let via = hop.gateway.map_or(String::new(), |g| format!("via {g} "));
-        let onlink = if hop.onlink { " onlink" } else { "" };
-        format!("{via}dev {}{onlink}", self.dev(hop.ifindex))
+    fn add_hop(&self, text: &mut String, hop: &Hop) {
+        hop.gateway.iter().for_each(|gateway| add(text, "via", gateway));
+        let name = (self.link_name)(hop.ifindex).unwrap_or_else(|| format!("if{}", hop.ifindex.0));
+        add(text, "dev", &name);
+        text.push_str(if hop.onlink { " onlink" } else { "" });
     }
 
     fn route(&self, op: Op, route: &RouteSpec) -> String {
-        let (kind, way) = match &route.target {
-            RouteTarget::Via(hop) => ("", format!(" {}", self.hop(hop))),
-            RouteTarget::Nexthop(id) => ("", format!(" nhid {id}")),
-            RouteTarget::Unreachable => ("unreachable ", String::new()),
-            RouteTarget::Blackhole => ("blackhole ", String::new()),
-        };
-        let (table, metric) = (table(route.table), route.metric);
-        format!("route {} {kind}default{way} table {table} metric {metric} proto {PROTOCOL}", verb(op))
-    }
-
-    fn rule(&self, op: Op, rule: &RuleSpec) -> String {
-        let select = &rule.select;
-        let mut text = format!("rule {} pref {}", verb(op), rule.priority);
-        let mut add = |word: &str, value: &dyn Display| {
-            let _ = write!(text, " {word} {value}");
-        };
-        select.src.iter().for_each(|p| add("from", p));
-        select.dst.iter().for_each(|p| add("to", p));
-        select.mark.iter().for_each(|m| add("fwmark", m));
-        [("iif", select.iif), ("oif", select.oif)].iter().filter(|(_, n)| !n.is_none()).for_each(|(w, n)| add(w, n));
-        select.proto.iter().for_each(|p| add("ipproto", p));
-        for (word, range) in [("sport", select.sport), ("dport", select.dport)] {
-            range.iter().for_each(|r| add(word, &format_args!("{}-{}", r.first, r.last)));
+        let mut text = begin(route.family, "route", op);
+        text.push_str(match route.target {
+            RouteTarget::Unreachable => " unreachable default",
+            RouteTarget::Blackhole => " blackhole default",
+            _ => " default",
+        });
+        match &route.target {
+            RouteTarget::Via(hop) => self.add_hop(&mut text, hop),
+            RouteTarget::Nexthop(id) => add(&mut text, "nhid", id),
+            _ => {}
         }
-        match rule.action {
-            RuleAction::Lookup { table: number, suppress } => {
-                add("lookup", &table(number));
-                suppress.iter().for_each(|len| add("suppress_prefixlength", len));
-            }
-            RuleAction::Unreachable => add("type", &"unreachable"),
-            RuleAction::Blackhole => add("type", &"blackhole"),
-        }
-        add("protocol", &PROTOCOL);
+        add(&mut text, "table", &table(route.table));
+        add(&mut text, "metric", &route.metric);
+        add(&mut text, "proto", &PROTOCOL);
         text
     }
 
     fn nexthop(&self, op: Op, nexthop: &NexthopSpec) -> String {
-        let id = nexthop.id;
-        if op == Op::Delete {
-            return format!("nexthop del id {id}");
-        }
-        let way = match &nexthop.body {
-            NexthopBody::Leaf { hop, .. } => self.hop(hop),
-            NexthopBody::Group(group) => {
-                let members: Vec<String> = group.members().iter().map(|m| format!("{},{}", m.id, m.weight)).collect();
-                let kind = match group.kind {
-                    GroupKind::Plain => String::new(),
-                    GroupKind::Resilient { buckets, idle, unbalanced } => {
-                        format!(" type resilient buckets {buckets} idle_timer {idle} unbalanced_timer {unbalanced}")
-                    }
-                };
-                format!("group {}{kind}", members.join("/"))
-            }
+        let family = match nexthop.body {
+            NexthopBody::Leaf { family, .. } => family,
+            NexthopBody::Group(_) => Family::V4,
         };
-        format!("nexthop {} id {id} {way} proto {PROTOCOL}", verb(op))
+        let mut text = begin(family, "nexthop", op);
+        add(&mut text, "id", &nexthop.id);
+        if op == Op::Delete {
+            return text;
+        }
+        match &nexthop.body {
+            NexthopBody::Leaf { hop, .. } => self.add_hop(&mut text, hop),
+            NexthopBody::Group(group) => {
+                text.push_str(" group");
+                for (at, member) in group.members().iter().enumerate() {
+                    let between = if at == 0 { ' ' } else { '/' };
+                    let _ = write!(text, "{between}{},{}", member.id, member.weight);
+                }
+                if let GroupKind::Resilient { buckets, idle, unbalanced } = group.kind {
+                    add(&mut text, "type resilient buckets", &buckets);
+                    add(&mut text, "idle_timer", &idle);
+                    add(&mut text, "unbalanced_timer", &unbalanced);
+                }
+            }
+        }
+        add(&mut text, "proto", &PROTOCOL);
+        text
     }
 }
 
-fn verb(op: Op) -> &'static str {
-    match op {
+/// The opening words of `ip`.
+fn begin(family: Family, what: &str, op: Op) -> String {
+    let six = if family == Family::V6 { "-6 " } else { "" };
+    let verb = match op {
         Op::Add => "add",
         Op::Replace => "replace",
         Op::Delete => "del",
+    };
+    format!("ip {six}{what} {verb}")
+}
+
+fn add(text: &mut String, word: &str, value: &dyn Display) {
+    let _ = write!(text, " {word} {value}");
+}
+
+fn rule_text(op: Op, rule: &RuleSpec) -> String {
+    let select = &rule.select;
+    let mut text = begin(rule.family, "rule", op);
+    let mut add = |word: &str, value: &dyn Display| add(&mut text, word, value);
+    add("pref", &rule.priority);
+    select.src.iter().for_each(|p| add("from", p));
+    select.dst.iter().for_each(|p| add("to", p));
+    select.mark.iter().for_each(|m| add("fwmark", m));
+    for (word, device) in [("iif", &select.iif), ("oif", &select.oif)] {
+        if !device.is_none() {
+            add(word, device);
+        }
     }
+    select.proto.iter().for_each(|p| add("ipproto", p));
+    for (word, range) in [("sport", &select.sport), ("dport", &select.dport)] {
+        if let Some(range) = range {
+            add(word, &format_args!("{}-{}", range.first, range.last));
+        }
+    }
+    match rule.action {
+        RuleAction::Lookup { table: number, suppress } => {
+            add("lookup", &table(number));
+            suppress.iter().for_each(|len| add("suppress_prefixlength", len));
+        }
+        RuleAction::Unreachable => add("type", &"unreachable"),
+        RuleAction::Blackhole => add("type", &"blackhole"),
+    }
+    add("protocol", &PROTOCOL);
+    text
 }
 
 fn table(number: u32) -> String {
     if number == TABLE_MAIN { "main".to_owned() } else { number.to_string() }
+}
+
+/// The part of `net` that a family has in the tree of sysctls.
+fn tree_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
 }
 
 /// A duration with the unit that leaves at most four digits.

@@ -183,7 +183,7 @@ fn ip_rules(world: &World, family: Family, lines: &mut Vec<String>) {
 /// Where the ip rules lead a packet with the mark that a chain of nft sets last.
 fn by_mark(world: &World, table: &Table, family: Family, chain: &str) -> String {
     let chain = table.chains.iter().find(|c| c.name == chain).expect("what is gone to is there");
-    let last = chain.rules.last().expect("it is not empty");
+    let last = chain.rules.lines().last().expect("it is not empty");
     let value = last.rsplit("0x").next().and_then(|hex| u32::from_str_radix(hex, 16).ok()).expect("it sets a mark");
     let mark = FwMark { value, mask: world.config.globals.mark_mask };
     let fits = |r: &&RuleSpec| r.select == Selector { mark: Some(mark), ..Selector::default() };
@@ -194,7 +194,7 @@ fn by_mark(world: &World, table: &Table, family: Family, chain: &str) -> String 
 /// The chain of the configuration's rules, read word for word as nft does.
 fn nft_rules(world: &World, table: &Table, family: Family, lines: &mut Vec<String>) {
     let chain = table.chains.iter().find(|c| c.name == "rules").expect("there are rules for nft");
-    for rule in &chain.rules {
+    for rule in chain.rules.lines() {
         let mut words = rule.split_whitespace();
         let (mut from, mut proto, mut places, mut log) = (None, None, Vec::new(), None);
         let mut this = true;

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Reader, Section, Value};
+use super::{Reader, Value};
 use crate::config::probe::{Host, Method, ProbeConfig, Quality, Target, Word};
 use crate::limits;
 use crate::time::{Duration, micros};
@@ -18,29 +18,43 @@ const PATH_204: &str = "/generate_204";
 /// Between rounds of a metered uplink unless told otherwise.
 const METERED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// `track_method`: the word, what it becomes, and how that is said for a word of another program's.
-const METHODS: [(&str, Method, &str); 11] = [
-    ("ping", Method::Echo, ""),
-    ("arping", Method::Neighbour, ""),
-    ("tcp", Method::Tcp, ""),
-    ("dns", Method::Dns, ""),
-    ("http", Method::Http, ""),
-    ("nping-icmp", Method::Echo, "ping"),
-    ("nping-arp", Method::Neighbour, "arping"),
-    ("nping-tcp", Method::Tcp, "tcp, to port 80 as nping does; option track_port says another"),
-    ("nping-udp", Method::Dns, "dns: a query is the one UDP packet that servers answer"),
-    ("nslookup", Method::Dns, "dns, for the root; option track_name says another name"),
-    ("httping", Method::Http, "http, with any status as httping does; option track_status says which"),
+/// The words of `track_method`.
+const METHODS: [&str; 11] = [
+    "ping",
+    "arping",
+    "tcp",
+    "dns",
+    "http",
+    "nping-icmp",
+    "nping-arp",
+    "nping-tcp",
+    "nping-udp",
+    "nslookup",
+    "httping",
+];
+/// What each becomes, and how that is said for a word of another program's.
+const MEANINGS: [(Method, &str); 11] = [
+    (Method::Echo, ""),
+    (Method::Neighbour, ""),
+    (Method::Tcp, ""),
+    (Method::Dns, ""),
+    (Method::Http, ""),
+    (Method::Echo, "ping"),
+    (Method::Neighbour, "arping"),
+    (Method::Tcp, "tcp, to port 80 as nping does; option track_port says another"),
+    (Method::Dns, "dns: a query is the one UDP packet that servers answer"),
+    (Method::Dns, "dns, for the root; option track_name says another name"),
+    (Method::Http, "http, with any status as httping does; option track_status says which"),
 ];
 
-/// What a section has said about probes so far.
+/// What a section has said about probes so far, besides what went into its [`ProbeConfig`].
 #[derive(Default)]
-pub(super) struct Probes {
-    config: ProbeConfig,
-    targets: Vec<Value>,
-    method: Option<Value>,
-    ssl: Option<Value>,
-    reliability: Option<Value>,
+pub(super) struct Probes<'a> {
+    targets: Vec<(&'a Value, &'a str)>,
+    /// The word of `track_method`.
+    method: &'a str,
+    ssl: Option<&'a Value>,
+    reliability: Option<&'a Value>,
     interval: bool,
     failure_interval: bool,
     recovery_interval: bool,
@@ -54,160 +68,159 @@ pub(super) struct Probes {
     recovery_loss: Option<u32>,
 }
 
-impl Reader {
-    /// Takes in one option; whether it is one of probes.
-    pub(super) fn probe_option(&mut self, section: &Section, value: &Value, probes: &mut Probes) -> bool {
-        let config = &mut probes.config;
+impl<'a> Reader<'a> {
+    /// Takes in one option, which is one of probes or unknown.
+    pub(super) fn probe_option(&mut self, value: &'a Value, config: &mut ProbeConfig, probes: &mut Probes<'a>) {
         match value.key.as_str() {
             "track_ip" => {
-                let words = value.value.split_whitespace();
-                probes.targets.extend(words.map(|word| Value { value: word.to_owned(), ..value.clone() }));
+                for word in self.text.split_whitespace() {
+                    probes.targets.push((value, word));
+                }
             }
             "track_method" => {
-                let words = METHODS.map(|(word, ..)| word);
-                if let Some((_, method, becomes)) =
-                    self.word(section, value, &words).and_then(|at| METHODS.get(at).copied())
-                {
-                    config.method = method;
+                if let Some((method, becomes)) = self.word(&METHODS).and_then(|at| MEANINGS.get(at)) {
+                    config.method = *method;
                     if !becomes.is_empty() {
-                        self.warn(section, Some(value), format!("'{}' is carried out as {becomes}", value.value));
+                        let word = self.text;
+                        self.warn(format_args!("'{word}' is carried out as {becomes}"));
                     }
-                    probes.method = Some(value.clone());
+                    probes.method = self.text;
                 }
             }
             "httping_ssl" => {
-                if self.flag(section, value) == Some(true) {
-                    probes.ssl = Some(value.clone());
+                if self.flag(false) {
+                    probes.ssl = Some(value);
                 }
             }
             "track_port" => {
-                config.port = self.small(section, value, 1, 65_535).unwrap_or(config.port);
+                config.port = self.number_or(1, 65_535, config.port.into()) as u16;
                 probes.port = true;
             }
-            "track_name" => config.name = self.probe_name(section, value).unwrap_or_default(),
-            "track_path" => match Word::try_from(value.value.as_str()) {
+            "track_name" => config.name = self.probe_name(true).unwrap_or_default(),
+            "track_path" => match Word::try_from(self.text) {
                 Ok(path) if path.starts_with('/') && path.bytes().all(|b| (0x21..0x7f).contains(&b)) => {
                     config.path = path;
                     probes.path = true;
                 }
-                _ => self.error(section, Some(value), "no path: want '/' and at most 62 more letters without spaces"),
+                _ => self.error(format_args!("no path: want '/' and at most 62 more letters without spaces")),
             },
             "track_status" => {
                 probes.status = true;
-                config.status = match value.value.as_str() {
+                config.status = match self.text {
                     "any" => 0,
-                    _ => self.small(section, value, 100, 599).unwrap_or(config.status),
+                    _ => self.number_or(100, 599, 0) as u16,
                 };
             }
             "reliability" => {
-                config.reliability = self.small(section, value, 1, 100).unwrap_or(config.reliability);
-                probes.reliability = Some(value.clone());
+                self.byte(100, &mut config.reliability);
+                probes.reliability = Some(value);
             }
-            "count" => config.count = self.small(section, value, 1, 10).unwrap_or(config.count),
-            "down" => config.fall = self.small(section, value, 1, 100).unwrap_or(config.fall),
-            "up" => config.rise = self.small(section, value, 1, 100).unwrap_or(config.rise),
-            "size" => config.size = self.small(section, value, 1, 65_507).unwrap_or(config.size),
-            "max_ttl" => config.max_ttl = self.small(section, value, 1, 255).unwrap_or(config.max_ttl),
-            "timeout" => config.timeout = self.time_of_probe(section, value).unwrap_or(config.timeout),
+            "count" => self.byte(10, &mut config.count),
+            "down" => self.byte(100, &mut config.fall),
+            "up" => self.byte(100, &mut config.rise),
+            "size" => config.size = self.number_or(1, 65_507, config.size.into()) as u16,
+            "max_ttl" => self.byte(255, &mut config.max_ttl),
+            "timeout" => self.time_of_probe(&mut config.timeout),
             "interval" => {
-                config.interval = self.time_of_probe(section, value).unwrap_or(config.interval);
+                self.time_of_probe(&mut config.interval);
                 probes.interval = true;
             }
             "failure_interval" => {
-                config.failure_interval = self.time_of_probe(section, value).unwrap_or(config.failure_interval);
+                self.time_of_probe(&mut config.failure_interval);
                 probes.failure_interval = true;
             }
             "recovery_interval" => {
-                config.recovery_interval = self.time_of_probe(section, value).unwrap_or(config.recovery_interval);
+                self.time_of_probe(&mut config.recovery_interval);
                 probes.recovery_interval = true;
             }
-            "standby_interval" => {
-                config.standby_interval = self.time_of_probe(section, value).unwrap_or(config.standby_interval);
-            }
-            "keep_failure_interval" => config.keep_failure_interval = self.flag(section, value).unwrap_or(false),
-            "initial_state" => {
-                config.initial_online = self.word(section, value, &["online", "offline"]) != Some(1);
-            }
-            "check_quality" => probes.check_quality = self.flag(section, value).unwrap_or(false),
-            "failure_latency" => probes.failure_latency = self.latency(section, value),
-            "recovery_latency" => probes.recovery_latency = self.latency(section, value),
-            "failure_loss" => probes.failure_loss = self.number(section, value, 0, 100),
-            "recovery_loss" => probes.recovery_loss = self.number(section, value, 0, 100),
-            "metered" => config.metered = self.flag(section, value).unwrap_or(false),
-            "passive" => config.passive = self.flag(section, value).unwrap_or(true),
-            "dns" => self.resolvers(section, value, config),
-            _ => return false,
+            "standby_interval" => self.time_of_probe(&mut config.standby_interval),
+            "keep_failure_interval" => config.keep_failure_interval = self.flag(false),
+            "initial_state" => config.initial_online = self.word(&["online", "offline"]) != Some(1),
+            "check_quality" => probes.check_quality = self.flag(false),
+            "failure_latency" => probes.failure_latency = self.latency(),
+            "recovery_latency" => probes.recovery_latency = self.latency(),
+            "failure_loss" => probes.failure_loss = self.number(0, 100),
+            "recovery_loss" => probes.recovery_loss = self.number(0, 100),
+            "metered" => config.metered = self.flag(false),
+            "passive" => config.passive = self.flag(true),
+            "dns" => self.resolvers(config),
+            _ => self.unknown(),
         }
-        true
     }
 
     /// What the section amounts to, for an uplink that serves `families`.
-    pub(super) fn probes(&mut self, section: &Section, probes: Probes, families: [bool; 2]) -> ProbeConfig {
-        let mut config = probes.config.clone();
-        let word = probes.method.as_ref().map_or("ping", |v| v.value.as_str());
+    pub(super) fn probes(&mut self, probes: &Probes<'a>, families: [bool; 2], config: &mut ProbeConfig) {
         match config.method {
             Method::Http => {
                 if !probes.port {
                     config.port = 80;
                 }
-                if !probes.path && word == "http" {
+                if !probes.path && probes.method == "http" {
                     config.path = Word::try_from(PATH_204).unwrap_or_default();
                 }
-                if !probes.status && word == "httping" {
+                if !probes.status && probes.method == "httping" {
                     config.status = 0;
                 }
             }
-            Method::Tcp if word == "nping-tcp" && !probes.port => config.port = 80,
+            Method::Tcp if probes.method == "nping-tcp" && !probes.port => config.port = 80,
             _ => {}
         }
-        match (&probes.ssl, config.method) {
-            (Some(value), Method::Http) => self.error(
-                section,
-                Some(value),
-                "https is not there yet: say httping_ssl 0, or track_method tcp with track_port 443",
-            ),
-            (Some(value), _) => self.warn(section, Some(value), "without effect: the method is not http"),
-            (None, _) => {}
+        if probes.ssl.is_some() {
+            self.value = probes.ssl;
+            match config.method {
+                Method::Http => self.error(format_args!(
+                    "https is not there yet: say httping_ssl 0, or track_method tcp with track_port 443"
+                )),
+                _ => self.warn(format_args!("without effect: the method is not http")),
+            }
         }
         if config.metered && !probes.interval {
             config.interval = METERED_INTERVAL;
         }
         // mwan3 takes `interval` for both where they are absent; ours stay short, as long as it is not shorter.
-        if !probes.failure_interval {
-            config.failure_interval = config.failure_interval.min(config.interval);
+        for (said, interval) in [
+            (probes.failure_interval, &mut config.failure_interval),
+            (probes.recovery_interval, &mut config.recovery_interval),
+        ] {
+            if !said && *interval > config.interval {
+                *interval = config.interval;
+            }
         }
-        if !probes.recovery_interval {
-            config.recovery_interval = config.recovery_interval.min(config.interval);
-        }
-        self.targets(section, &probes.targets, families, &mut config);
-        let most = Family::BOTH.map(|f| config.targets.iter().filter(|t| t.family == f).count()).into_iter().max();
-        let most = u8::try_from(most.unwrap_or(0)).unwrap_or(u8::MAX).max(1);
+        self.targets(&probes.targets, families, config);
+        let of = |family: Family| config.targets.iter().filter(|t| t.family == family).count();
+        let most = u8::try_from(of(Family::V4).max(of(Family::V6))).unwrap_or(u8::MAX).max(1);
         if config.reliability > most {
             if !config.targets.is_empty() {
-                let message = format!("{} of {most} targets can never answer: {most} is taken", config.reliability);
-                self.warn(section, probes.reliability.as_ref(), message);
+                self.value = probes.reliability;
+                self.warn(format_args!("{} of {most} targets can never answer: {most} is taken", config.reliability));
             }
             config.reliability = most;
         }
-        config.quality = self.quality(section, &probes).filter(|_| probes.check_quality);
-        config
+        self.value = None;
+        let latency = self.pair("latency", probes.failure_latency, probes.recovery_latency, (1_000_000, 500_000));
+        let loss = self.pair("loss", probes.failure_loss, probes.recovery_loss, (40, 10));
+        config.quality = probes.check_quality.then_some(Quality {
+            failure_latency: latency.0,
+            recovery_latency: latency.1,
+            failure_loss: Permille(loss.0 as u16 * 10),
+            recovery_loss: Permille(loss.1 as u16 * 10),
+        });
     }
 
-    fn targets(&mut self, section: &Section, words: &[Value], families: [bool; 2], config: &mut ProbeConfig) {
+    fn targets(&mut self, words: &[(&'a Value, &'a str)], families: [bool; 2], config: &mut ProbeConfig) {
         let mut full = false;
-        for value in words {
-            let host = match value.value.as_str() {
-                "gateway" => Host::Gateway,
-                word => match word.parse::<IpAddr>() {
-                    Ok(addr) if addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() => {
-                        self.error(section, Some(value), format!("'{addr}' is no host that could answer"));
-                        continue;
-                    }
-                    Ok(addr) => Host::Addr(addr),
-                    Err(_) => match self.probe_name(section, value) {
-                        Some(name) => Host::Name(name),
-                        None => continue,
-                    },
+        for &(value, word) in words {
+            (self.value, self.text) = (Some(value), word);
+            let host = match word.parse::<IpAddr>() {
+                Ok(addr) if addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() => {
+                    self.error(format_args!("'{addr}' is no host that could answer"));
+                    continue;
+                }
+                Ok(addr) => Host::Addr(addr),
+                Err(_) if word == "gateway" => Host::Gateway,
+                Err(_) => match self.probe_name(false) {
+                    Some(name) => Host::Name(name),
+                    None => continue,
                 },
             };
             let mut served = false;
@@ -219,100 +232,88 @@ impl Reader {
                 served = true;
                 let target = Target { host: host.clone(), family };
                 if config.targets.contains(&target) {
-                    self.warn(section, Some(value), format!("'{host}' is there twice"));
+                    self.warn(format_args!("'{host}' is there twice"));
                 } else {
                     full |= config.targets.push(target).is_err();
                 }
             }
             if !served {
-                let message = format!("'{host}' is left out: the interface does not serve its family");
-                self.warn(section, Some(value), message);
+                self.warn(format_args!("'{host}' is left out: the interface does not serve its family"));
             }
         }
         if full {
-            let most = limits::TARGETS;
-            let message = format!("too many targets, names counted once per family: this board's build holds {most}");
-            self.error(section, words.last(), message);
+            self.full("targets, names counted once per family", limits::TARGETS);
         }
     }
 
-    /// Thresholds; where only one of a pair was written the other does not go beyond it.
-    fn quality(&mut self, section: &Section, probes: &Probes) -> Option<Quality> {
-        let mut pair =
-            |what: &str, failure: Option<u32>, recovery: Option<u32>, usual: (u32, u32)| match (failure, recovery) {
-                (Some(failure), Some(recovery)) if recovery > failure => {
-                    self.error(section, None, format!("recovery_{what} is above failure_{what}"));
-                    None
-                }
-                (Some(failure), Some(recovery)) => Some((failure, recovery)),
-                (Some(failure), None) => Some((failure, usual.1.min(failure))),
-                (None, Some(recovery)) => Some((usual.0.max(recovery), recovery)),
-                (None, None) => Some(usual),
-            };
-        let latency = pair("latency", probes.failure_latency, probes.recovery_latency, (1_000_000, 500_000));
-        let loss = pair("loss", probes.failure_loss, probes.recovery_loss, (40, 10));
-        let ((failure_latency, recovery_latency), (failure_loss, recovery_loss)) = latency.zip(loss)?;
-        let permille = |percent: u32| Permille(u16::try_from(percent.saturating_mul(10)).unwrap_or(1000));
-        Some(Quality {
-            failure_latency,
-            recovery_latency,
-            failure_loss: permille(failure_loss),
-            recovery_loss: permille(recovery_loss),
-        })
+    /// Thresholds of failure and recovery; where only one was written the other does not go beyond it.
+    fn pair(&mut self, what: &str, failure: Option<u32>, recovery: Option<u32>, usual: (u32, u32)) -> (u32, u32) {
+        let pair = (
+            failure.unwrap_or(usual.0.max(recovery.unwrap_or(0))),
+            recovery.unwrap_or(usual.1.min(failure.unwrap_or(u32::MAX))),
+        );
+        if pair.1 > pair.0 {
+            self.error(format_args!("recovery_{what} is above failure_{what}"));
+        }
+        pair
     }
 
-    fn resolvers(&mut self, section: &Section, value: &Value, config: &mut ProbeConfig) {
-        for word in value.value.split_whitespace() {
+    fn resolvers(&mut self, config: &mut ProbeConfig) {
+        for word in self.text.split_whitespace() {
             match word.parse() {
                 Ok(addr) => {
                     if config.resolvers.push(addr).is_err() {
-                        self.warn(section, Some(value), format!("'{addr}' is left out: two are enough"));
+                        self.warn(format_args!("'{addr}' is left out: two are enough"));
                     }
                 }
-                Err(_) => self.refuse(section, value, word, "is no address"),
+                Err(_) => self.refuse(word, format_args!("is no address")),
             }
         }
     }
 
-    /// A host name: letters, digits, hyphens and underscores between dots. The root is the empty name.
-    fn probe_name(&mut self, section: &Section, value: &Value) -> Option<Word> {
-        let text = value.value.strip_suffix('.').unwrap_or(&value.value);
+    /// A host name: letters, digits, hyphens and underscores between dots. The root, where it makes sense, is the empty
+    /// name.
+    fn probe_name(&mut self, root: bool) -> Option<Word> {
+        let text = self.text.strip_suffix('.').unwrap_or(self.text);
         let plain = |label: &str| {
             !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         // What ends in a number wants to be an address.
-        let number = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-        let root = value.value == "." && value.key == "track_name";
-        let good = root || text.split('.').all(plain) && !number;
+        let (mut good, mut number) = (true, false);
+        for label in text.split('.') {
+            good &= plain(label);
+            number = label.bytes().all(|b| b.is_ascii_digit());
+        }
+        let good = root && self.text == "." || good && !number;
         let word = Word::try_from(text).ok().filter(|_| good);
         if word.is_none() {
-            self.refuse(section, value, &value.value, "is no address and no name of at most 63 letters");
+            self.wrong(format_args!("is no address and no name of at most 63 letters"));
         }
         word
     }
 
-    fn small<T: TryFrom<u32>>(&mut self, section: &Section, value: &Value, min: u32, max: u32) -> Option<T> {
-        self.number(section, value, min, max).and_then(|n| T::try_from(n).ok())
+    /// A number from 1 to `max`.
+    fn byte(&mut self, max: u8, into: &mut u8) {
+        *into = self.number_or(1, max.into(), 1) as u8;
     }
 
-    fn time_of_probe(&mut self, section: &Section, value: &Value) -> Option<Duration> {
-        let time = self.duration(section, value)?;
-        if time < SHORTEST {
-            self.error(section, Some(value), "shorter than 10ms");
-            return None;
+    fn time_of_probe(&mut self, into: &mut Duration) {
+        self.duration(into);
+        if *into < SHORTEST {
+            self.error(format_args!("shorter than 10ms"));
         }
-        Some(time)
     }
 
     /// Milliseconds, as mwan3 has them, or with a unit; in microseconds.
-    fn latency(&mut self, section: &Section, value: &Value) -> Option<u32> {
-        let text = value.value.strip_suffix("ms").unwrap_or(&value.value);
-        let millis = Value { value: format!("{text}ms"), ..value.clone() };
-        let time = self.duration(section, if text.ends_with('s') { value } else { &millis })?;
-        u32::try_from(micros(time)).ok().or_else(|| {
-            self.error(section, Some(value), "longer than an hour");
-            None
-        })
+    fn latency(&mut self) -> Option<u32> {
+        let text = self.text.strip_suffix("ms").unwrap_or(self.text);
+        let millis = format!("{text}ms");
+        let time = self.duration_of(if text.ends_with('s') { self.text } else { &millis })?;
+        let micros = u32::try_from(micros(time));
+        if micros.is_err() {
+            self.error(format_args!("longer than an hour"));
+        }
+        micros.ok()
     }
 }
 

@@ -4,10 +4,12 @@
 
 use std::net::IpAddr;
 
+use super::values::small;
 use super::{Reader, Section, Value};
 use crate::config::{RuleConfig, RuleTarget, SetConfig, Span};
 use crate::engine::marks;
 use crate::limits;
+use crate::proto::nft::has;
 use crate::sort::sort;
 use crate::time::Duration;
 use crate::types::{Family, IfName, Mac, Name, PolicySlot, PortRange, Prefix, SetName};
@@ -58,61 +60,47 @@ const RESERVED: [&str; 28] = [
     "udp",
 ];
 
-impl Reader {
-    pub(super) fn ipset(&mut self, section: &Section) {
-        let named = section.options.iter().find(|v| v.key == "name").map_or(section.name.as_str(), |v| &v.value);
-        let named = named.to_owned();
+impl<'a> Reader<'a> {
+    pub(super) fn ipset(&mut self, section: &'a Section) {
+        let named = section.options.iter().find(|v| v.key == "name").map_or(&section.name, |v| &v.value);
         let mut families = [true, false];
         let mut entries = Vec::new();
         for value in &section.options {
-            match value.key.as_str() {
+            match self.at(value) {
                 "name" => {}
                 "enabled" => {
-                    if self.flag(section, value) == Some(false) {
+                    if !self.flag(true) {
                         return;
                     }
                 }
-                "family" => {
-                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
-                    families = word
-                        .and_then(|w| [[true, false], [false, true], [true, true]].get(w).copied())
-                        .unwrap_or(families);
-                }
-                "entry" => {
-                    for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
-                        entries.extend(self.prefix_of(section, value, word));
-                    }
-                }
+                "family" => self.families(&mut families),
+                "entry" => self.prefix_list(&mut entries),
                 // What a member of the set is: here it is always an address or a network.
                 "match" | "storage" | "comment" => {}
-                _ => self.unknown(section, value),
+                _ => self.unknown(),
             }
         }
+        self.value = None;
         if entries.iter().any(|p| !families.get(Family::of(p.addr).index()).is_some_and(|f| *f)) {
-            self.error(section, None, "an entry is of another family than the set");
+            self.error(format_args!("an entry is of another family than the set"));
         }
-        let Some(at) = self.set(section, None, &named, families) else { return };
-        let entries = self.keep_prefixes(section, entries);
+        let Some(at) = self.set(named, families) else { return };
+        let entries = self.keep_prefixes(entries);
         if let Some(set) = self.config.sets.get_mut(usize::from(at)) {
             set.entries = entries;
         }
     }
 
     /// The place of a set with this name, which is made if there is none.
-    fn set(&mut self, section: &Section, value: Option<&Value>, name: &str, families: [bool; 2]) -> Option<u8> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    fn set(&mut self, name: &str, families: [bool; 2]) -> Option<u8> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         // Ours have two dots in their names.
-        let ours = name.as_bytes().windows(2).any(|two| two == b"..") || name == "stamp" || name == "strays";
+        let ours = has(name, "..") || name == "stamp" || name == "strays";
         let named = SetName::try_from(name).ok().filter(|n| n.len() <= 30);
-        let Some(named) = named.filter(|_| begins && !ours && name.chars().all(fits) && !RESERVED.contains(&name))
+        let Some(named) = named.filter(|_| begins && !ours && name.bytes().all(fits) && !RESERVED.contains(&name))
         else {
-            let shown = name.escape_default().to_string();
-            self.error(
-                section,
-                value,
-                format!("'{shown}' cannot be the name of a set: want at most 30 letters, digits, -, _"),
-            );
+            self.refuse(name, format_args!("cannot be the name of a set: want at most 30 letters, digits, -, _"));
             return None;
         };
         if let Some(at) = self.config.sets.iter().position(|s| s.name == named) {
@@ -125,101 +113,99 @@ impl Reader {
         }
         let at = self.config.sets.len();
         if self.config.sets.push(SetConfig { name: named, families, entries: Span::EMPTY }).is_err() {
-            self.error(section, value, format!("too many sets: this board's build holds {}", limits::SETS));
+            self.full("sets", limits::SETS);
             return None;
         }
         u8::try_from(at).ok()
     }
 
-    pub(super) fn rule(&mut self, section: &Section) {
+    pub(super) fn rule(&mut self, section: &'a Section) {
         let Ok(name) = Name::try_from(section.name.as_str()) else { return };
         let mut rule = RuleConfig { name, ..RuleConfig::new(RuleTarget::Default) };
         let mut policy = None;
-        let (mut sticky, mut timeout) = (false, Duration::from_secs(600));
+        let (mut sticky, mut timeout) = (false, 600);
         let [mut src, mut dst] = [Vec::new(), Vec::new()];
         let [mut sport, mut dport] = [Vec::new(), Vec::new()];
         let [mut src_set, mut dst_set] = [None, None];
         for value in &section.options {
-            match value.key.as_str() {
-                "family" => {
-                    let families = [[true, false], [false, true], [true, true]];
-                    let word = self.word(section, value, &["ipv4", "ipv6", "any"]);
-                    rule.families = word.and_then(|w| families.get(w).copied()).unwrap_or(rule.families);
-                }
-                "proto" => rule.proto = self.proto(section, value),
-                "src_ip" => self.prefix_list(section, value, &mut src),
-                "dest_ip" => self.prefix_list(section, value, &mut dst),
-                "src_port" => self.port_list(section, value, &mut sport),
-                "dest_port" => self.port_list(section, value, &mut dport),
+            match self.at(value) {
+                "family" => self.families(&mut rule.families),
+                "proto" => rule.proto = self.proto(),
+                "src_ip" => self.prefix_list(&mut src),
+                "dest_ip" => self.prefix_list(&mut dst),
+                "src_port" => self.port_list(&mut sport),
+                "dest_port" => self.port_list(&mut dport),
                 "src_iface" => {
-                    let of_section =
-                        self.config.uplinks.iter().find(|u| u.name.as_str() == value.value).map(|u| u.device);
-                    match of_section.or_else(|| IfName::new(value.value.as_bytes())) {
+                    let of_section = self.config.uplinks.iter().find(|u| u.name.as_str() == self.text);
+                    match of_section.map(|u| u.device).or_else(|| IfName::new(self.text.as_bytes())) {
                         Some(device) => rule.iif = device,
-                        None => self.error(section, Some(value), "no device name: 1 to 15 bytes"),
+                        None => self.error(format_args!("no device name: 1 to 15 bytes")),
                     }
                 }
-                "src_mac" => rule.mac = self.mac(section, value),
+                "src_mac" => rule.mac = self.mac(),
                 "use_policy" => policy = Some(value),
                 "ipset" => dst_set = Some(value),
                 "ipset_src" => src_set = Some(value),
-                "sticky" => sticky = self.flag(section, value).unwrap_or(false),
-                "timeout" => {
-                    let seconds = self.number(section, value, 1, 1_000_000).unwrap_or(600);
-                    timeout = Duration::from_secs(seconds.into());
-                }
-                "logging" => rule.log = self.flag(section, value).unwrap_or(false),
-                _ => self.unknown(section, value),
+                "sticky" => sticky = self.flag(false),
+                "timeout" => timeout = self.number_or(1, 1_000_000, 600),
+                "logging" => rule.log = self.flag(false),
+                _ => self.unknown(),
             }
         }
+        self.value = None;
         let has_ports = matches!(rule.proto, Some(6 | 17 | 33 | 132 | 136));
         if !has_ports && (!sport.is_empty() || !dport.is_empty()) {
-            self.warn(section, None, "ports without proto tcp or udp are left out");
+            self.warn(format_args!("ports without proto tcp or udp are left out"));
             (sport, dport) = (Vec::new(), Vec::new());
         }
         if rule.proto == Some(58) {
             // ICMP of IPv4 is another protocol, called by its own name.
             rule.families = [false, rule.families[1]];
         }
-        self.narrow(section, &mut rule, &src);
-        self.narrow(section, &mut rule, &dst);
-        for (value, place) in [(src_set, true), (dst_set, false)] {
-            if let Some(v) = value.filter(|v| !self.config.sets.iter().any(|s| s.name.as_str() == v.value)) {
-                let shown = v.value.escape_default().to_string();
-                self.warn(
-                    section,
-                    Some(v),
-                    format!("no 'config ipset' is called '{shown}': empty until somebody fills it"),
-                );
-            }
-            let at = value.and_then(|v| self.set(section, Some(v), &v.value, rule.families));
-            if place { rule.src_set = at } else { rule.dst_set = at }
-        }
-        rule.sticky = sticky.then_some(timeout);
-        rule.src = self.keep_prefixes(section, src);
-        rule.dst = self.keep_prefixes(section, dst);
-        rule.sport = self.keep_ports(section, sport);
-        rule.dport = self.keep_ports(section, dport);
-        match policy.map(|v| (v, v.value.as_str())) {
-            None => self.error(section, None, "use_policy is missing"),
-            Some((_, "default")) => rule.target = RuleTarget::Default,
-            Some((_, "unreachable")) => rule.target = RuleTarget::Unreachable,
-            Some((_, "blackhole")) => rule.target = RuleTarget::Blackhole,
-            Some((value, name)) => match self.config.policies.iter().position(|p| p.name.as_str() == name) {
-                Some(at) => rule.target = RuleTarget::Policy(PolicySlot(u8::try_from(at).unwrap_or(u8::MAX))),
-                None => {
-                    let shown = name.escape_default().to_string();
-                    self.error(section, Some(value), format!("policy '{shown}' is not in this file"));
+        self.narrow(&mut rule, &src);
+        self.narrow(&mut rule, &dst);
+        rule.src_set = src_set.and_then(|value| self.set_of_rule(value, rule.families));
+        rule.dst_set = dst_set.and_then(|value| self.set_of_rule(value, rule.families));
+        self.value = None;
+        rule.sticky = sticky.then_some(Duration::from_secs(timeout.into()));
+        rule.src = self.keep_prefixes(src);
+        rule.dst = self.keep_prefixes(dst);
+        rule.sport = self.keep_ports(sport);
+        rule.dport = self.keep_ports(dport);
+        self.value = policy;
+        rule.target = match policy.map(|value| value.value.as_str()) {
+            Some("default") => RuleTarget::Default,
+            Some("unreachable") => RuleTarget::Unreachable,
+            Some("blackhole") => RuleTarget::Blackhole,
+            Some(name) => {
+                let at = self.config.policies.iter().position(|p| p.name.as_str() == name);
+                if at.is_none() {
+                    self.absent("policy", name);
                 }
-            },
-        }
+                RuleTarget::Policy(PolicySlot(u8::try_from(at.unwrap_or(0)).unwrap_or(u8::MAX)))
+            }
+            None => {
+                self.error(format_args!("use_policy is missing"));
+                RuleTarget::Default
+            }
+        };
+        self.value = None;
         if self.config.rules.push(rule).is_err() {
-            self.error(section, None, format!("too many rules: this board's build holds {}", limits::POLICY_RULES));
+            self.full("rules", limits::POLICY_RULES);
         }
     }
 
+    fn set_of_rule(&mut self, value: &'a Value, families: [bool; 2]) -> Option<u8> {
+        self.at(value);
+        if !self.config.sets.iter().any(|s| s.name.as_str() == value.value) {
+            let shown = value.value.escape_default();
+            self.warn(format_args!("no 'config ipset' is called '{shown}': empty until somebody fills it"));
+        }
+        self.set(&value.value, families)
+    }
+
     /// A rule with addresses is about their families only.
-    fn narrow(&mut self, section: &Section, rule: &mut RuleConfig, prefixes: &[Prefix]) {
+    fn narrow(&mut self, rule: &mut RuleConfig, prefixes: &[Prefix]) {
         if prefixes.is_empty() {
             return;
         }
@@ -227,70 +213,71 @@ impl Reader {
             *serves &= prefixes.iter().any(|p| Family::of(p.addr) == family);
         }
         if rule.families == [false, false] {
-            self.error(section, None, "the addresses are of another family than the rule");
+            self.error(format_args!("the addresses are of another family than the rule"));
         }
     }
 
-    fn proto(&mut self, section: &Section, value: &Value) -> Option<u8> {
-        let known = PROTOCOLS.iter().find(|(name, _)| *name == value.value).map(|(_, number)| *number);
+    fn proto(&mut self) -> Option<u8> {
+        if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == self.text) {
+            return *number;
+        }
+        let number = small(self.text).and_then(|number| u8::try_from(number).ok());
+        if number.is_none() {
+            self.wrong(format_args!("is no protocol: want a number or all, tcp, udp, icmp, esp, …"));
+        }
         // 0 is any, as with iptables.
-        let number = || value.value.parse::<u8>().ok().map(|n| (n != 0).then_some(n));
-        known.or_else(number).unwrap_or_else(|| {
-            self.refuse(section, value, &value.value, "is no protocol: want a number or all, tcp, udp, icmp, esp, …");
-            None
-        })
+        number.filter(|n| *n != 0)
     }
 
-    pub(super) fn prefix_of(&mut self, section: &Section, value: &Value, word: &str) -> Option<Prefix> {
+    /// Adds what a word says to a list.
+    pub(super) fn prefix(&mut self, word: &str, list: &mut Vec<Prefix>) {
         let (addr, len) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
         let parsed = addr.parse::<IpAddr>().ok().and_then(|addr| {
-            let len = len.map_or(Some(Prefix::host(addr).len), |l| l.parse().ok())?;
-            Prefix::new(addr, len)
+            let len = len.map_or(Some(Prefix::host(addr).len.into()), small)?;
+            Prefix::new(addr, u8::try_from(len).ok()?)
         });
-        if parsed.is_none() {
-            self.refuse(section, value, word, "is no address and no ADDRESS/LENGTH");
-        }
-        parsed
-    }
-
-    pub(super) fn prefix_list(&mut self, section: &Section, value: &Value, list: &mut Vec<Prefix>) {
-        for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
-            list.extend(self.prefix_of(section, value, word));
+        match parsed {
+            Some(prefix) => list.push(prefix),
+            None => self.refuse(word, format_args!("is no address and no ADDRESS/LENGTH")),
         }
     }
 
-    fn port_list(&mut self, section: &Section, value: &Value, list: &mut Vec<PortRange>) {
-        for word in value.value.split([',', ' ']).filter(|w| !w.is_empty()) {
+    pub(super) fn prefix_list(&mut self, list: &mut Vec<Prefix>) {
+        for word in self.text.split([',', ' ']).filter(|w| !w.is_empty()) {
+            self.prefix(word, list);
+        }
+    }
+
+    fn port_list(&mut self, list: &mut Vec<PortRange>) {
+        for word in self.text.split([',', ' ']).filter(|w| !w.is_empty()) {
             let (first, last) = word.split_once([':', '-']).unwrap_or((word, word));
-            let range = first.parse().ok().zip(last.parse().ok()).map(|(first, last)| PortRange { first, last });
+            let range = small(first).zip(small(last)).map(|(first, last)| PortRange { first, last });
             match range.filter(|r| r.first <= r.last && r.first > 0) {
                 Some(range) => list.push(range),
-                None => {
-                    self.refuse(section, value, word, "is no port and no range FIRST:LAST or FIRST-LAST");
-                }
+                None => self.refuse(word, format_args!("is no port and no range FIRST:LAST or FIRST-LAST")),
             }
         }
     }
 
-    fn mac(&mut self, section: &Section, value: &Value) -> Option<Mac> {
+    fn mac(&mut self) -> Option<Mac> {
         let mut bytes = [0; 6];
-        let mut parts = value.value.split([':', '-']);
+        let mut parts = self.text.split([':', '-']);
         let mut whole = true;
         for byte in &mut bytes {
-            match parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok()) {
-                Some(part) => *byte = part,
+            match parts.next().filter(|p| p.len() == 2).and_then(|p| u32::from_str_radix(p, 16).ok()) {
+                Some(part) => *byte = part as u8,
                 None => whole = false,
             }
         }
         if !whole || parts.next().is_some() {
-            self.refuse(section, value, &value.value, "is no hardware address like 02:00:5e:00:53:01");
+            self.wrong(format_args!("is no hardware address like 02:00:5e:00:53:01"));
             return None;
         }
         Some(Mac(bytes))
     }
 
     /// Prefixes overlap only by lying inside each other: the inner ones are said already.
-    pub(super) fn keep_prefixes(&mut self, section: &Section, list: Vec<Prefix>) -> Span {
+    pub(super) fn keep_prefixes(&mut self, list: Vec<Prefix>) -> Span {
         let mut kept: Vec<Prefix> = Vec::new();
         for (at, prefix) in list.iter().enumerate() {
             let wider = list.iter().enumerate().find(|(other, wider)| {
@@ -299,21 +286,20 @@ impl Reader {
                     && (wider.len < prefix.len || (*wider == prefix && *other < at))
             });
             match wider {
-                Some((_, wider)) => self.warn(section, None, format!("{prefix} lies in {wider} and is left out")),
+                Some((_, wider)) => self.warn(format_args!("{prefix} lies in {wider} and is left out")),
                 None => kept.push(*prefix),
             }
         }
         let first = self.config.prefixes.len();
         if self.config.prefixes.extend_from_slice(&kept).is_err() {
-            let message = format!("too many addresses: this board's build holds {} in all lists", limits::PREFIXES);
-            self.error(section, None, message);
+            self.error(format_args!("too many addresses: this board's build holds {} in all lists", limits::PREFIXES));
             return Span::EMPTY;
         }
         span(first, kept.len())
     }
 
     /// Ranges that touch or overlap become one.
-    fn keep_ports(&mut self, section: &Section, mut list: Vec<PortRange>) -> Span {
+    fn keep_ports(&mut self, mut list: Vec<PortRange>) -> Span {
         sort(&mut list, |a, b| (a.first, a.last) < (b.first, b.last));
         let mut kept: Vec<PortRange> = Vec::new();
         for range in list {
@@ -324,31 +310,28 @@ impl Reader {
         }
         let first = self.config.ports.len();
         if self.config.ports.extend_from_slice(&kept).is_err() {
-            let message = format!("too many ports: this board's build holds {} in all lists", limits::PORTS);
-            self.error(section, None, message);
+            self.error(format_args!("too many ports: this board's build holds {} in all lists", limits::PORTS));
             return Span::EMPTY;
         }
         span(first, kept.len())
     }
 
     /// Uplinks count from the bottom of the mask, policies and sticky rules from its top: they must not meet.
-    pub(super) fn check_marks(&mut self, globals: &Section) {
+    pub(super) fn check_marks(&mut self) {
         let mut count = 0;
         marks::each(&self.config, |_, _| count += 1);
         if count > limits::MARKS {
-            let message = format!(
+            self.error(format_args!(
                 "too many marks for policies and sticky rules: {count}, this board's build holds {}",
                 limits::MARKS
-            );
-            self.error(globals, None, message);
+            ));
         }
         let highest = self.config.uplinks.iter().map(|u| u32::from(u.id.0)).max().unwrap_or(0);
         if let Some(lowest) = marks::lowest(&self.config).filter(|lowest| *lowest <= highest) {
             let mask = self.config.globals.mark_mask;
-            let message = format!(
+            self.error(format_args!(
                 "mmx_mask {mask:#x} is too small: interfaces take marks up to {highest}, policies and sticky rules down to {lowest}"
-            );
-            self.error(globals, None, message);
+            ));
         }
     }
 }

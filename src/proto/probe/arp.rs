@@ -5,7 +5,7 @@
 
 use core::net::Ipv4Addr;
 
-use super::{Junk, be16, field};
+use super::{Junk, be16, field, put};
 
 /// Bytes of a message; on the wire it is padded.
 pub const LEN: usize = 28;
@@ -34,11 +34,7 @@ pub struct Reply {
 /// Writes the question where `target` is, asked by `source` at `mac`.
 pub fn encode(mac: Mac, source: Ipv4Addr, target: Ipv4Addr) -> [u8; LEN] {
     let mut out = [0; LEN];
-    let fields: [&[u8]; 6] =
-        [&ETHERNET_IPV4, &REQUEST.to_be_bytes(), &mac, &source.octets(), &[0; 6], &target.octets()];
-    for (place, byte) in out.iter_mut().zip(fields.into_iter().flatten()) {
-        *place = *byte;
-    }
+    put(&mut out, &[&ETHERNET_IPV4, &REQUEST.to_be_bytes(), &mac, &source.octets(), &[0; 6], &target.octets()]);
     out
 }
 

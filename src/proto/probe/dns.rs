@@ -65,7 +65,8 @@ pub fn encode(id: u16, name: &str, family: Family, out: &mut [u8; QUERY]) -> Opt
     put(&id.to_be_bytes())?;
     put(&FLAG_RECURSE.to_be_bytes())?;
     put(&[0, 1, 0, 0, 0, 0, 0, 0])?;
-    for label in labels_of(name) {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    for label in name.split('.').filter(|_| !name.is_empty()) {
         let size = u8::try_from(label.len()).ok().filter(|n| (1..64).contains(n))?;
         put(&[size])?;
         put(label.as_bytes())?;
@@ -74,11 +75,6 @@ pub fn encode(id: u16, name: &str, family: Family, out: &mut [u8; QUERY]) -> Opt
     put(&kind(family).to_be_bytes())?;
     put(&CLASS_IN.to_be_bytes())?;
     Some(len)
-}
-
-fn labels_of(name: &str) -> impl Iterator<Item = &str> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    name.split('.').filter(move |_| !name.is_empty())
 }
 
 /// Reads an answer to the query with this number, name and family.
@@ -100,19 +96,17 @@ pub fn decode(message: &[u8], id: u16, name: &str, family: Family) -> Result<Ans
     if questions != 1 {
         return Err(Junk::Nonsense);
     }
-    let end = skip_name(message, HEADER)?;
-    if !is_name(message, HEADER, name)
-        || be16(message, end)? != kind(family)
-        || be16(message, end.saturating_add(2))? != CLASS_IN
-    {
+    // The question comes back as it was written, but for the case of its letters.
+    let mut query = [0; QUERY];
+    let end = encode(id, name, family, &mut query).ok_or(Junk::Foreign)?;
+    let asked = message.get(HEADER..end).ok_or(Junk::Short)?;
+    if !query.get(HEADER..end).is_some_and(|question| question.eq_ignore_ascii_case(asked)) {
         return Err(Junk::Foreign);
     }
     match code {
         // What was cut off cannot be read, but it was sent.
-        0 if flags & FLAG_TRUNCATED != 0 => {
-            Ok(Answer::Known(find(message, end.saturating_add(4), answers, family).unwrap_or(None)))
-        }
-        0 => find(message, end.saturating_add(4), answers, family).map(Answer::Known),
+        0 if flags & FLAG_TRUNCATED != 0 => Ok(Answer::Known(find(message, end, answers, family).unwrap_or(None))),
+        0 => find(message, end, answers, family).map(Answer::Known),
         3 => Ok(Answer::NoName),
         code => Ok(Answer::Failed(code as u8)),
     }
@@ -214,17 +208,6 @@ fn same_name(message: &[u8], a: usize, b: usize) -> bool {
         match (a.next(), b.next()) {
             (None, None) => return true,
             (Some(Ok(a)), Some(Ok(b))) if a.eq_ignore_ascii_case(b) => {}
-            _ => return false,
-        }
-    }
-}
-
-fn is_name(message: &[u8], at: usize, name: &str) -> bool {
-    let (mut found, mut want) = (Labels::new(message, at), labels_of(name));
-    loop {
-        match (found.next(), want.next()) {
-            (None, None) => return true,
-            (Some(Ok(a)), Some(b)) if a.eq_ignore_ascii_case(b.as_bytes()) => {}
             _ => return false,
         }
     }

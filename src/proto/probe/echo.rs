@@ -7,7 +7,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Junk, be16, byte, checksum, field};
+use super::{Junk, be16, byte, checksum, field, put};
 use crate::engine::event::Refusal;
 use crate::types::Family;
 
@@ -91,7 +91,7 @@ pub struct Quote {
 pub fn encode(family: Family, echo: &Echo) -> [u8; REQUEST] {
     let mut out = [0; REQUEST];
     let ticket = &echo.ticket;
-    let fields: [&[u8]; 9] = [
+    let fields: &[&[u8]] = &[
         &[if family == Family::V4 { ECHO } else { V6_ECHO }, 0, 0, 0],
         &echo.id.to_be_bytes(),
         &echo.seq.to_be_bytes(),
@@ -102,14 +102,9 @@ pub fn encode(family: Family, echo: &Echo) -> [u8; REQUEST] {
         &ticket.sent.to_be_bytes(),
         &ticket.cookie.to_be_bytes(),
     ];
-    for (place, byte) in out.iter_mut().zip(fields.into_iter().flatten()) {
-        *place = *byte;
-    }
+    put(&mut out, fields);
     if family == Family::V4 {
-        let sum = checksum(&out).to_be_bytes();
-        if let Some(place) = out.get_mut(2..4) {
-            place.copy_from_slice(&sum);
-        }
+        [out[2], out[3]] = checksum(&out).to_be_bytes();
     }
     out
 }

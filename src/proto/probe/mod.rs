@@ -52,6 +52,18 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
+/// Writes fields one behind the other, as far as there is room; how many bytes they are.
+fn put(out: &mut [u8], fields: &[&[u8]]) -> usize {
+    let mut len = 0;
+    for byte in fields.iter().copied().flatten() {
+        if let Some(place) = out.get_mut(len) {
+            *place = *byte;
+            len += 1;
+        }
+    }
+    len
+}
+
 /// `N` bytes at `from`.
 fn field<const N: usize>(bytes: &[u8], from: usize) -> Result<[u8; N], Junk> {
     bytes.get(from..).and_then(|b| b.first_chunk::<N>()).copied().ok_or(Junk::Short)

@@ -4,7 +4,7 @@
 
 use core::net::Ipv6Addr;
 
-use super::{Junk, arp::Mac, byte, field};
+use super::{Junk, arp::Mac, byte, field, put};
 
 /// The hop limit that neighbour discovery must have, sent and received.
 pub const HOP_LIMIT: u8 = 255;
@@ -29,12 +29,7 @@ pub fn encode(target: Ipv6Addr, mac: Option<Mac>) -> ([u8; SOLICITATION], usize)
     let mut out = [0; SOLICITATION];
     let mac = mac.as_ref().map_or(&[][..], |m| m);
     let option = if mac.is_empty() { &[][..] } else { &OPTION_SOURCE };
-    let fields: [&[u8]; 4] = [&[NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0], &target.octets(), option, mac];
-    let mut len = 0;
-    for (place, byte) in out.iter_mut().zip(fields.into_iter().flatten()) {
-        *place = *byte;
-        len += 1;
-    }
+    let len = put(&mut out, &[&[NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0], &target.octets(), option, mac]);
     (out, len)
 }
 
