@@ -66,7 +66,8 @@ struct Words {
 
 /// Options that are followed by a value.
 const VALUED: [&str; 14] = [
-    "state", "control", "ubus", "rcvbuf", "log", "since", "confirm", "mark", "from", "proto", "port", "sport", "size", "to",
+    "state", "control", "ubus", "rcvbuf", "log", "since", "confirm", "mark", "from", "proto", "port", "sport", "size",
+    "to",
 ];
 
 fn text(word: OsString) -> Result<String, String> {

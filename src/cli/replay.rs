@@ -8,10 +8,10 @@ use std::path::Path;
 
 use crate::engine::event::{DumpOutcome, LinkSource, MainDefault, NftFailure, ProbeOutcome};
 use crate::engine::{Action, Command, Engine, Event, Hold};
+use crate::proto::pack::Pack;
 use crate::proto::report::Sink;
 use crate::proto::report::json::Json;
 use crate::proto::trace::Step;
-use crate::proto::pack::Pack;
 use crate::proto::trace::replay::{Line, Summary, replay};
 use crate::sys::clock;
 use crate::sys::file::read_at_most;
