@@ -71,6 +71,18 @@ impl Span {
 }
 
 impl Config {
+    /// The place of the uplink of this name.
+    #[inline(never)] // Several ask by name.
+    pub fn uplink_slot(&self, name: &str) -> Option<UplinkSlot> {
+        self.uplinks.iter().position(|u| u.name == name).map(|at| UplinkSlot(at as u8))
+    }
+
+    /// The place of the policy of this name.
+    #[inline(never)]
+    pub fn policy_slot(&self, name: &str) -> Option<PolicySlot> {
+        self.policies.iter().position(|p| p.name == name).map(|at| PolicySlot(at as u8))
+    }
+
     /// The prefixes that a rule, a set or an uplink names.
     pub fn prefixes(&self, span: Span) -> &[Prefix] {
         span.of(&self.prefixes)

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of the longest frame that is taken.
 const FRAME: usize = 3 + 0xffff;
 
-fn bad(message: impl std::fmt::Display) -> io::Error {
+fn bad(message: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(message.to_string())
 }
 
@@ -31,7 +31,7 @@ pub fn ask(path: &Path, request: &Request<'_>, each: &mut dyn FnMut(Item<'_>) ->
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut buf = [0; REQUEST_MAX];
-    let len = encode_request(request, &mut buf).map_err(bad)?;
+    let len = encode_request(request, &mut buf).map_err(|e| bad(&e))?;
     stream.write_all(buf.get(..len).unwrap_or(&[]))?;
     // Who follows may wait for ever.
     if matches!(request, Request::Events { follow: true, .. }) {
@@ -40,11 +40,11 @@ pub fn ask(path: &Path, request: &Request<'_>, each: &mut dyn FnMut(Item<'_>) ->
     let mut pending = Vec::new();
     let mut chunk = [0; 4096];
     loop {
-        while let Some((content, len)) = split_frame(&pending, FRAME).map_err(bad)? {
+        while let Some((content, len)) = split_frame(&pending, FRAME).map_err(|e| bad(&e))? {
             for item in items(content) {
-                match item.map_err(bad)? {
+                match item.map_err(|e| bad(&e))? {
                     Item::Done => return Ok(()),
-                    Item::Failed(why) => return Err(bad(why)),
+                    Item::Failed(why) => return Err(bad(&why)),
                     item => {
                         if !each(item) {
                             return Ok(());
@@ -55,11 +55,11 @@ pub fn ask(path: &Path, request: &Request<'_>, each: &mut dyn FnMut(Item<'_>) ->
             pending.drain(..len);
         }
         match stream.read(&mut chunk) {
-            Ok(0) => return Err(bad("the daemon hung up")),
+            Ok(0) => return Err(bad(&"the daemon hung up")),
             Ok(read) => pending.extend_from_slice(chunk.get(..read).unwrap_or(&[])),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                return Err(bad("the daemon does not answer"));
+                return Err(bad(&"the daemon does not answer"));
             }
             Err(error) => return Err(error),
         }

@@ -18,7 +18,7 @@ use crate::sys::wait::Async;
 
 use crate::engine::Notice;
 use crate::limits;
-use crate::proto::ubus::client::Client;
+use crate::proto::ubus::client::{Client, News};
 use crate::proto::ubus::object::SETUP;
 use crate::proto::ubus::receiver::{Next, Receiver};
 use crate::sys::trace::Recorder;
@@ -121,11 +121,15 @@ impl Bus {
 
     /// What has changed is taken in, what is to be told is told.
     fn settle(&mut self, engine: &mut Recorder, now: Instant) {
-        while let Some(news) = self.client.poll_news() {
-            self.said &= !matches!(news, crate::proto::ubus::client::News::Up);
-            self.service.news(news, &mut self.client, engine, now);
-        }
+        self.news(now);
         self.service.turn(&mut self.client, engine, now);
+    }
+
+    fn news(&mut self, now: Instant) {
+        while let Some(news) = self.client.poll_news() {
+            self.said &= news != News::Up;
+            self.service.news(news, now);
+        }
     }
 
     fn connect(&mut self, now: Instant) {
@@ -177,10 +181,7 @@ impl Bus {
                     if let Some(incoming) = self.client.handle(&message, now) {
                         self.service.incoming(incoming, &mut self.client, engine, now);
                     }
-                    while let Some(news) = self.client.poll_news() {
-                        self.said &= !matches!(news, crate::proto::ubus::client::News::Up);
-                        self.service.news(news, &mut self.client, engine, now);
-                    }
+                    self.news(now);
                 }
                 Next::TooLong(message) => self.client.handle_too_long(&message),
                 Next::Broken(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),

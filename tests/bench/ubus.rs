@@ -120,7 +120,7 @@ fn flood(mut remote: Remote, stop: &AtomicBool, answered: &AtomicU32) -> (u32, V
         let ended = stop.load(Ordering::Relaxed);
         while made < due && !ended {
             let method = if made % 2 == 0 { "status" } else { "uplink" };
-            if remote.client.call(0, method, 1, remote.now, |w| w.str("uplink", "wan1")).is_err() {
+            if remote.client.call(0, method, 1, remote.now, &mut |w| w.str("uplink", "wan1")).is_err() {
                 break;
             }
             open.push_back(Instant::now());

@@ -121,12 +121,12 @@ impl Bus {
         }
     }
 
-    fn say(&mut self, client: u32, kind: Kind, seq: u16, peer: u32, fill: impl FnOnce(&mut Writer<'_>)) {
+    fn say(&mut self, client: u32, kind: Kind, seq: u16, peer: u32, mut fill: impl FnMut(&mut Writer<'_>)) {
         if self.mute {
             return;
         }
         let mut buf = vec![0; QUEUE + 64];
-        let len = write(&mut buf, kind, seq, peer, fill).expect("shorter than the longest");
+        let len = write(&mut buf, kind, seq, peer, &mut fill).expect("shorter than the longest");
         if let Some(to) = self.peers.get_mut(&client)
             && to.outgoing.len() + len <= QUEUE
         {
@@ -134,7 +134,7 @@ impl Bus {
         }
     }
 
-    fn by_itself(&mut self, client: u32, kind: Kind, fill: impl FnOnce(&mut Writer<'_>)) {
+    fn by_itself(&mut self, client: u32, kind: Kind, fill: impl FnMut(&mut Writer<'_>)) {
         let seq = self.peers.get_mut(&client).map_or(0, |p| {
             p.seq = p.seq.wrapping_add(1);
             p.seq

@@ -72,7 +72,7 @@ fn what_appears_late_goes_and_comes_back_is_followed() {
         bus.disconnect(netifd.id.expect("it was connected"));
         us.pump(&mut bus, &mut polite);
         assert_eq!(us.news, [News::PathDown(0), News::PathDown(1)]);
-        assert_eq!(us.client.call(0, "dump", 1, us.now, |_| {}), Err(linkwatch::proto::ubus::client::NotCalled));
+        assert_eq!(us.client.call(0, "dump", 1, us.now, &mut |_| {}), Err(linkwatch::proto::ubus::client::NotCalled));
     }
 }
 
@@ -82,10 +82,10 @@ fn notifications_and_events_reach_who_wants_them() {
     let (mut us, mut netifd) = (ready(WATCHER), ready(NETIFD));
     both(&mut bus, &mut us, &mut netifd);
     assert!(us.client.is_subscribed(0) && !us.client.is_subscribed(1));
-    us.client.notify(0, 7, "uplink", |w| w.str("uplink", "wan"));
-    us.client.notify(1, 7, "uplink", |w| w.str("uplink", "nobody hears it"));
-    us.client.send(7, "linkwatch.uplink", |w| w.str("uplink", "wan"));
-    us.client.send(8, "other.uplink", |w| w.str("uplink", "nobody listens"));
+    us.client.notify(0, 7, "uplink", &mut |w| w.str("uplink", "wan"));
+    us.client.notify(1, 7, "uplink", &mut |w| w.str("uplink", "nobody hears it"));
+    us.client.send(7, "linkwatch.uplink", &mut |w| w.str("uplink", "wan"));
+    us.client.send(8, "other.uplink", &mut |w| w.str("uplink", "nobody listens"));
     us.pump(&mut bus, &mut quiet);
     let mut heard = Vec::new();
     netifd.pump(&mut bus, &mut |_, incoming, _| match incoming {
@@ -102,18 +102,19 @@ fn notifications_and_events_reach_who_wants_them() {
 fn raw_call(
     bus: &mut Bus,
     us: &mut Session,
-    fill: impl FnOnce(&mut linkwatch::proto::blobmsg::write::Writer<'_>, u32),
+    fill: impl Fn(&mut linkwatch::proto::blobmsg::write::Writer<'_>, u32),
 ) -> Option<u32> {
     let caller = bus.connect("root");
     let hello = bus.take(caller, 12);
     assert_eq!(hello.len(), 12);
     let mut buf = vec![0; 1 << 18];
-    let len = write(&mut buf, Kind::Lookup, 1, 0, |w| w.attribute_str(attr::OBJPATH, "linkwatch")).expect("it fits");
+    let len =
+        write(&mut buf, Kind::Lookup, 1, 0, &mut |w| w.attribute_str(attr::OBJPATH, "linkwatch")).expect("it fits");
     bus.write(caller, &buf[..len]);
     let found = bus.take(caller, 4096);
     let object =
         Message::new(&found[..Head::new(&found).expect("a head").len]).and_then(|m| m.body.object).expect("found");
-    let len = write(&mut buf, Kind::Invoke, 2, object, |w| fill(w, object)).expect("it fits");
+    let len = write(&mut buf, Kind::Invoke, 2, object, &mut |w| fill(w, object)).expect("it fits");
     bus.write(caller, &buf[..len]);
     us.pump(bus, &mut polite);
     let answer = bus.take(caller, 1 << 16);
@@ -235,7 +236,7 @@ fn a_bus_that_closes_at_any_byte_is_registered_with_again() {
         paths.sort_unstable();
         assert_eq!(paths, ["hotplug.iface", "linkwatch", "mwan3", "network.interface"], "closed after {after} bytes");
         us.client
-            .call(0, "dump", after as u32, us.now, |_| {})
+            .call(0, "dump", after as u32, us.now, &mut |_| {})
             .unwrap_or_else(|_| panic!("closed after {after} bytes"));
         both(&mut bus, &mut netifd, &mut us);
         assert_eq!(us.news.last(), Some(&News::Done(after as u32, Status::OK)));
@@ -272,13 +273,13 @@ fn calls_that_are_never_answered_end_by_our_own_time_limit() {
     let (mut us, mut netifd) = (ready(WATCHER), ready(NETIFD));
     both(&mut bus, &mut netifd, &mut us);
     let now = us.now;
-    us.client.call(0, "dump", 9, now, |_| {}).expect("it is there");
+    us.client.call(0, "dump", 9, now, &mut |_| {}).expect("it is there");
     let until = seconds(&us, 5);
     us.run(&mut bus, until, &mut quiet);
     assert_eq!(us.news.last(), Some(&News::Done(9, Status::TIMEOUT)));
     assert!(us.client.is_up(), "a slow netifd is no reason to leave the bus");
     bus.mute = true;
-    us.client.call(0, "dump", 10, us.now, |_| {}).expect("it is there");
+    us.client.call(0, "dump", 10, us.now, &mut |_| {}).expect("it is there");
     bus.disconnect(us.id.expect("connected"));
     us.pump(&mut bus, &mut quiet);
     assert!(us.news.contains(&News::Done(10, Status::CONNECTION_FAILED)), "{:?}", us.news);
@@ -289,7 +290,7 @@ fn a_bus_that_takes_nothing_is_left() {
     let mut bus = Bus::new(7);
     let mut us = ready(WATCHER);
     us.pump(&mut bus, &mut quiet);
-    us.client.send(1, "linkwatch.uplink", |w| w.str("uplink", "wan"));
+    us.client.send(1, "linkwatch.uplink", &mut |w| w.str("uplink", "wan"));
     assert!(!us.client.bytes().is_empty());
     us.client.written(0, us.now);
     let at = us.client.poll_timeout().expect("it watches");
@@ -310,7 +311,7 @@ fn access_rules_that_forbid_are_said_once_and_the_rest_goes_on() {
         netifd.pump(&mut bus, &mut polite);
         bus.denied = denied;
         us.pump(&mut bus, &mut polite);
-        us.client.send(1, "linkwatch.uplink", |w| w.str("uplink", "wan"));
+        us.client.send(1, "linkwatch.uplink", &mut |w| w.str("uplink", "wan"));
         us.pump(&mut bus, &mut polite);
         let said = |news: News| us.news.iter().filter(|n| **n == news).count();
         assert_eq!(said(News::NotPublished(0, Status::INVALID_ARGUMENT)), usize::from(denied.publish));
@@ -319,7 +320,7 @@ fn access_rules_that_forbid_are_said_once_and_the_rest_goes_on() {
         assert_eq!(said(News::NotHeard(Some(0), Status::PERMISSION_DENIED)), usize::from(denied.listen));
         assert_eq!(said(News::NotSent(Status::PERMISSION_DENIED)), usize::from(denied.send));
         assert!(us.news.contains(&News::PathUp(0)), "{denied:?}: {:?}", us.news);
-        us.client.call(0, "dump", 1, us.now, |_| {}).expect("it can be asked");
+        us.client.call(0, "dump", 1, us.now, &mut |_| {}).expect("it can be asked");
         for _ in 0..4 {
             us.pump(&mut bus, &mut polite);
             netifd.pump(&mut bus, &mut polite);
@@ -358,7 +359,7 @@ fn a_storm_of_news_on_a_stalled_connection_keeps_its_memory_and_the_last_word() 
     let (mut us, mut netifd) = (ready(WATCHER), ready(NETIFD));
     both(&mut bus, &mut us, &mut netifd);
     for n in 0..100_000 {
-        us.client.notify(0, n % 3, "uplink", |w| w.int("serial", n.into()));
+        us.client.notify(0, n % 3, "uplink", &mut |w| w.int("serial", n.into()));
     }
     us.pump(&mut bus, &mut quiet);
     let mut heard = Vec::new();

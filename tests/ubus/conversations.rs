@@ -46,7 +46,7 @@ fn every_recorded_message_is_written_again_byte_for_byte() {
             let mut buf = vec![0; 1 << 17];
             // Somebody tried a type that nobody knows.
             let Some(kind) = message.kind else { continue };
-            let len = linkwatch::proto::ubus::message::write(&mut buf, kind, message.seq, message.peer, |w| {
+            let len = linkwatch::proto::ubus::message::write(&mut buf, kind, message.seq, message.peer, &mut |w| {
                 for a in Attributes::of(&line.bytes[12..]) {
                     let payload = a.payload.expect("well-formed");
                     // Some carry what is no blobmsg: as it is.
@@ -202,11 +202,11 @@ fn notifications_go_out_as_recorded_and_only_while_somebody_listens() {
     let mut replay = Replay::new(&["04", "07"], "c1", DEMO, nobody);
     replay.hello();
     replay.answer();
-    let fill = |w: &mut Writer<'_>| {
+    let mut fill = |w: &mut Writer<'_>| {
         w.str("interface", "wan");
         w.int("n", 1);
     };
-    replay.session.client.notify(0, 1, "link.down", fill);
+    replay.session.client.notify(0, 1, "link.down", &mut fill);
     assert!(replay.session.written().is_empty(), "nobody listens yet");
     let notify: Vec<Vec<u8>> = replay
         .lines
@@ -216,13 +216,13 @@ fn notifications_go_out_as_recorded_and_only_while_somebody_listens() {
         .collect();
     replay.session.feed(&notify[0], &mut nobody);
     assert!(replay.session.client.is_subscribed(0));
-    replay.session.client.notify(0, 1, "link.down", fill);
+    replay.session.client.notify(0, 1, "link.down", &mut fill);
     let mut recorded =
         replay.lines.iter().find(|l| l.way == Way::ToBus && l.bytes[1] == 10).expect("one").bytes.clone();
     set_seq(&mut recorded, 0);
     assert_eq!(replay.session.written(), [recorded]);
     replay.session.feed(&notify[1], &mut nobody);
-    replay.session.client.notify(0, 1, "link.down", fill);
+    replay.session.client.notify(0, 1, "link.down", &mut fill);
     assert!(replay.session.written().is_empty(), "nobody listens any more");
 }
 
@@ -295,7 +295,7 @@ fn netifd_is_found_asked_and_listened_to() {
     // The recording knows no "service" on this connection: fine without an object means not there.
     assert_eq!(replay.session.news, [News::Up, News::PathUp(0)]);
     let now = replay.session.now;
-    replay.session.client.call(0, "dump", 77, now, |_| {}).expect("it is there");
+    replay.session.client.call(0, "dump", 77, now, &mut |_| {}).expect("it is there");
     let mut interfaces = 0;
     let written = replay.session.written();
     let head = Head::new(&written[0]).expect("a head");

@@ -14,6 +14,9 @@ pub struct Full;
 #[must_use]
 pub struct Open(usize);
 
+/// Writes what is inside of something.
+pub type Fill<'f> = &'f mut dyn FnMut(&mut Writer<'_>);
+
 /// Writes attributes one after the other; containers are closures, so that none stays open.
 #[derive(Debug)]
 pub struct Writer<'a> {

@@ -16,7 +16,7 @@ use heapless::{Deque, Vec};
 use super::Status;
 use super::message::{self, Kind, attr};
 use super::outbox::Outbox;
-use crate::proto::blobmsg::write::Writer;
+use crate::proto::blobmsg::write::Fill;
 use crate::proto::blobmsg::{self, List};
 use crate::time::{Duration, Instant};
 pub use requests::NotCalled;
@@ -369,21 +369,21 @@ impl Client {
 
     /// Answers a call: data if there is any, and the end. Late answers to a connection that is gone are dropped. An
     /// answer without room becomes [`Status::NO_MEMORY`].
-    pub fn reply(&mut self, call: Call, status: Status, fill: Option<&mut dyn FnMut(&mut Writer<'_>)>) {
+    pub fn reply(&mut self, call: Call, status: Status, fill: Option<Fill<'_>>) {
         if call.silent || call.connection != self.connection || self.phase != Phase::Up {
             return;
         }
         let mut status = status;
         if let Some(fill) = fill {
-            let sent = self.out.send(Kind::Data, call.seq, call.peer, |w| {
+            let sent = self.out.send(Kind::Data, call.seq, call.peer, &mut |w| {
                 w.attribute_u32(attr::OBJID, call.object);
-                w.nest(attr::DATA, fill);
+                w.nest(attr::DATA, &mut *fill);
             });
             if sent.is_err() {
                 status = Status::NO_MEMORY;
             }
         }
-        let sent = self.out.send(Kind::Status, call.seq, call.peer, |w| {
+        let sent = self.out.send(Kind::Status, call.seq, call.peer, &mut |w| {
             w.attribute_u32(attr::STATUS, status.0);
             w.attribute_u32(attr::OBJID, call.object);
         });
@@ -399,30 +399,30 @@ impl Client {
     }
 
     /// Tells the subscribers of an object of ours, if there are any. Of news with the same `key` only the last waits.
-    pub fn notify(&mut self, object: usize, key: u32, name: &str, fill: impl Fn(&mut Writer<'_>)) {
+    pub fn notify(&mut self, object: usize, key: u32, name: &str, fill: Fill<'_>) {
         let Some(id) = self.objects.get(object).filter(|o| o.active).and_then(|o| o.object.id()) else { return };
         if self.phase != Phase::Up {
             return;
         }
-        self.out.tell(key << 1, Kind::Notify, id, |w| {
+        self.out.tell(key << 1, Kind::Notify, id, &mut |w| {
             w.attribute_u32(attr::OBJID, id);
             w.attribute_str(attr::METHOD, name);
-            w.nest(attr::DATA, &fill);
+            w.nest(attr::DATA, &mut *fill);
             w.attribute(attr::NO_REPLY, &[1]);
         });
     }
 
     /// Sends an event to whoever listens. Of news with the same `key` only the last waits.
-    pub fn send(&mut self, key: u32, name: &str, fill: impl Fn(&mut Writer<'_>)) {
+    pub fn send(&mut self, key: u32, name: &str, fill: Fill<'_>) {
         if self.phase != Phase::Up {
             return;
         }
-        self.out.tell(key << 1 | 1, Kind::Invoke, message::EVENTS, |w| {
+        self.out.tell(key << 1 | 1, Kind::Invoke, message::EVENTS, &mut |w| {
             w.attribute_u32(attr::OBJID, message::EVENTS);
             w.attribute_str(attr::METHOD, "send");
             w.nest(attr::DATA, |w| {
                 w.str("id", name);
-                w.table("data", &fill);
+                w.table("data", &mut *fill);
             });
         });
     }
@@ -448,19 +448,24 @@ impl Client {
             Phase::Greeting { until } => Some(until),
             Phase::Closing(_) => None,
             Phase::Up => {
-                let retry = |item: &Item| match item {
-                    Item::Not(at) => *at,
-                    _ => None,
-                };
-                let requests = self.requests.iter().map(|r| r.until);
-                let stall = self.stalled_since.map(|since| since.after(STALL));
+                let stall = self.stalled_since.map_or(Instant::END, |since| since.after(STALL));
+                let mut first = self.requests.iter().fold(stall, |first, r| first.min(r.until));
                 // Without room for a request, an answer or a write comes first.
-                let can_ask = !self.requests.is_full() && self.stalled_since.is_none();
-                let objects = self.objects.iter().filter_map(|o| retry(&o.object).filter(|_| can_ask));
-                let paths = self.paths.iter().flat_map(|p| [p.object, p.subscription]);
-                let events = self.events.iter().copied().chain([self.object_events]);
-                let others = paths.chain(events).filter_map(|item| retry(&item).filter(|_| can_ask));
-                requests.chain(stall).chain(objects).chain(others).min()
+                if !self.requests.is_full() && self.stalled_since.is_none() {
+                    let mut retry = |item: &Item| {
+                        if let Item::Not(Some(at)) = item {
+                            first = first.min(*at);
+                        }
+                    };
+                    retry(&self.object_events);
+                    self.events.iter().for_each(&mut retry);
+                    self.objects.iter().for_each(|o| retry(&o.object));
+                    for path in &self.paths {
+                        retry(&path.object);
+                        retry(&path.subscription);
+                    }
+                }
+                Some(first).filter(|at| *at < Instant::END)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One ubus message: eight bytes of header and a container of attributes (`ubusmsg.h`).
 
-use crate::proto::blobmsg::write::{Full, Writer};
+use crate::proto::blobmsg::write::{Fill, Full, Writer};
 use crate::proto::blobmsg::{Attributes, List};
 
 /// Bytes of a header.
@@ -212,13 +212,7 @@ impl Head {
 ///
 /// # Errors
 /// [`Full`]: it does not fit.
-pub fn write(
-    buf: &mut [u8],
-    kind: Kind,
-    seq: u16,
-    peer: u32,
-    fill: impl FnOnce(&mut Writer<'_>),
-) -> Result<usize, Full> {
+pub fn write(buf: &mut [u8], kind: Kind, seq: u16, peer: u32, fill: Fill<'_>) -> Result<usize, Full> {
     let mut writer = Writer::new(buf);
     let [s0, s1] = seq.to_be_bytes();
     writer.put(&[0, kind as u8, s0, s1]);
@@ -234,7 +228,7 @@ mod tests {
     #[test]
     fn a_call_reads_as_it_was_written() {
         let mut buf = [0; 128];
-        let len = write(&mut buf, Kind::Invoke, 7, 0xdead_beef, |w| {
+        let len = write(&mut buf, Kind::Invoke, 7, 0xdead_beef, &mut |w| {
             w.attribute_u32(attr::OBJID, 0xdead_beef);
             w.attribute_str(attr::METHOD, "status");
             w.nest(attr::DATA, |w| w.str("uplink", "wan"));

@@ -9,7 +9,6 @@
 //!
 //! A section that is not enabled is there as in mwan3: all numbers 0, the status `unknown`, which pages call disabled.
 
-use super::netifd::Interface;
 use crate::config::{ProbeConfig, UplinkConfig};
 use crate::engine::probe::{Track, Verdict};
 use crate::engine::uplink::Uplink;
@@ -94,6 +93,15 @@ impl Section {
     }
 }
 
+/// What netifd says of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// It is set up.
+    pub up: bool,
+    /// Since how many seconds.
+    pub uptime: u32,
+}
+
 /// Whose interface is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logical<'n> {
@@ -119,14 +127,14 @@ pub fn status(
         for (at, (config, uplink)) in engine.uplinks().enumerate() {
             if interface.is_none_or(|name| name == config.name) {
                 out.table(&config.name);
-                fields(config, uplink, logical(Logical::At(at)).as_ref(), now, out);
+                fields(config, uplink, logical(Logical::At(at)), now, out);
                 out.end();
             }
         }
-        for (name, up) in engine.config().disabled.iter().map(|name| (name, logical(Logical::Named(name)))) {
+        for name in &engine.config().disabled {
             if interface.is_none_or(|wanted| wanted == name) {
                 out.table(name);
-                disabled(up.as_ref(), out);
+                disabled(logical(Logical::Named(name)), out);
                 out.end();
             }
         }
@@ -164,7 +172,7 @@ pub fn status(
     }
 }
 
-fn fields(config: &UplinkConfig, uplink: &Uplink, logical: Option<&Interface>, now: Instant, out: &mut dyn Sink) {
+fn fields(config: &UplinkConfig, uplink: &Uplink, logical: Option<Interface>, now: Instant, out: &mut dyn Sink) {
     let leg = report::best_leg(config, uplink);
     let (standing, probe) = (Standing::of(config, uplink), &config.probe);
     let carries = matches!(standing, Standing::Online | Standing::Disconnecting);
@@ -219,7 +227,7 @@ fn verdict(verdict: Verdict) -> &'static str {
 }
 
 /// What nobody watches.
-fn disabled(logical: Option<&Interface>, out: &mut dyn Sink) {
+fn disabled(logical: Option<Interface>, out: &mut dyn Sink) {
     for name in ["age", "online", "offline"] {
         out.number(name, 0);
     }

@@ -92,7 +92,8 @@ pub fn names(config: &Config, set: UplinkSet) -> heapless::String<{ 16 * limits:
     names
 }
 
-fn policy_name(config: &Config, slot: PolicySlot) -> &str {
+/// The name of a policy.
+pub fn policy_name(config: &Config, slot: PolicySlot) -> &str {
     config.policies.get(usize::from(slot.0)).map_or("", |p| p.name.as_str())
 }
 

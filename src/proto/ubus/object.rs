@@ -81,31 +81,31 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`]
 pub fn wanted(config: &Config, method: usize, args: List<'_>) -> Result<Wanted, Refused> {
-    let uplink = |name: &str| {
-        let at = config.uplinks.iter().position(|u| u.name == name).ok_or(Refused::Unknown)?;
-        Ok(UplinkSlot(u8::try_from(at).map_err(|_| Refused::Unknown)?))
-    };
-    let policy = |name: &str| {
-        let at = config.policies.iter().position(|p| p.name == name).ok_or(Refused::Unknown)?;
-        Ok(PolicySlot(u8::try_from(at).map_err(|_| Refused::Unknown)?))
-    };
     let arg = |name: &str| args.str(name).ok_or(Refused::Missing);
-    let hold = |hold| Ok(Wanted::Command(Command::Hold { uplink: uplink(arg("uplink")?)?, hold }));
-    match METHODS.get(method).map_or("", |m| m.name) {
-        "status" => Ok(Wanted::Status),
-        "uplink" => Ok(Wanted::Uplink(uplink(arg("uplink")?)?)),
-        "policy" => Ok(Wanted::Policy(policy(arg("policy")?)?)),
-        "up" => hold(Hold::Up),
-        "down" => hold(Hold::Down),
-        "auto" => hold(Hold::Auto),
-        "probe" => Ok(Wanted::Command(Command::Probe { uplink: uplink(arg("uplink")?)?, track: None })),
+    let uplink = || config.uplink_slot(arg("uplink")?).ok_or(Refused::Unknown);
+    let policy = || config.policy_slot(arg("policy")?).ok_or(Refused::Unknown);
+    let method = METHODS.get(method).map_or("", |m| m.name);
+    Ok(match method {
+        "status" => Wanted::Status,
+        "check" => Wanted::Check,
+        "reload" => Wanted::Reload,
+        "plan" => Wanted::Plan,
+        "policy" => Wanted::Policy(policy()?),
         "prefer" => {
-            let member = args.str("uplink").filter(|name| !name.is_empty()).map(uplink).transpose()?;
-            Ok(Wanted::Command(Command::Prefer { policy: policy(arg("policy")?)?, uplink: member }))
+            let member = if args.str("uplink").is_none_or(str::is_empty) { None } else { Some(uplink()?) };
+            Wanted::Command(Command::Prefer { policy: policy()?, uplink: member })
         }
-        "check" => Ok(Wanted::Check),
-        "reload" => Ok(Wanted::Reload),
-        "plan" => Ok(Wanted::Plan),
-        _ => Err(Refused::Unknown),
-    }
+        _ => {
+            let uplink = uplink()?;
+            let hold = match method {
+                "uplink" => return Ok(Wanted::Uplink(uplink)),
+                "probe" => return Ok(Wanted::Command(Command::Probe { uplink, track: None })),
+                "up" => Hold::Up,
+                "down" => Hold::Down,
+                "auto" => Hold::Auto,
+                _ => return Err(Refused::Unknown),
+            };
+            Wanted::Command(Command::Hold { uplink, hold })
+        }
+    })
 }

@@ -7,7 +7,7 @@
 use heapless::Vec as Table;
 
 use super::message::{self, Kind};
-use crate::proto::blobmsg::write::{Full, Writer};
+use crate::proto::blobmsg::write::{Fill, Full};
 
 /// News of different things that may wait.
 const NEWS: usize = 64;
@@ -113,21 +113,21 @@ impl Outbox {
     ///
     /// # Errors
     /// [`Full`]: it does not fit; nothing was added.
-    pub fn send(&mut self, kind: Kind, seq: u16, peer: u32, fill: impl FnOnce(&mut Writer<'_>)) -> Result<(), Full> {
+    pub fn send(&mut self, kind: Kind, seq: u16, peer: u32, fill: Fill<'_>) -> Result<(), Full> {
         let len = message::write(self.wire.space(), kind, seq, peer, fill)?;
         self.wire.end += len;
         Ok(())
     }
 
     /// Adds news of the thing with this key.
-    pub fn tell(&mut self, key: u32, kind: Kind, peer: u32, fill: impl Fn(&mut Writer<'_>)) {
+    pub fn tell(&mut self, key: u32, kind: Kind, peer: u32, fill: Fill<'_>) {
         if let Some(at) = self.waiting.iter().position(|w| w.key == key) {
             self.forget(at);
             self.replaced = self.replaced.saturating_add(1);
         }
         loop {
             if !self.waiting.is_full()
-                && let Ok(len) = message::write(self.news.space(), kind, 0, peer, &fill)
+                && let Ok(len) = message::write(self.news.space(), kind, 0, peer, fill)
             {
                 self.news.end += len;
                 // Cannot fail: there is room.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn tell(outbox: &mut Outbox, key: u32, value: u32) {
-        outbox.tell(key, Kind::Notify, 0, |w| w.attribute_u32(attr::OBJID, value));
+        outbox.tell(key, Kind::Notify, 0, &mut |w| w.attribute_u32(attr::OBJID, value));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         tell(&mut outbox, 2, 20);
         assert_eq!(outbox.bytes().len(), 20);
         outbox.written(5);
-        outbox.send(Kind::Status, 1, 0, |w| w.attribute_u32(attr::STATUS, 0)).expect("room");
+        outbox.send(Kind::Status, 1, 0, &mut |w| w.attribute_u32(attr::STATUS, 0)).expect("room");
         let rest: Vec<u8> = outbox.bytes().to_vec();
         assert_eq!(rest.len(), 15 + 20);
         assert_eq!(&rest[15..17], &[0, Kind::Status as u8]);
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn an_answer_without_room_is_refused_and_leaves_the_rest_whole() {
         let mut outbox = Outbox::new(24, 0);
-        outbox.send(Kind::Status, 1, 0, |w| w.attribute_u32(attr::STATUS, 0)).expect("room");
-        assert_eq!(outbox.send(Kind::Status, 2, 0, |w| w.attribute_u32(attr::STATUS, 0)), Err(Full));
+        outbox.send(Kind::Status, 1, 0, &mut |w| w.attribute_u32(attr::STATUS, 0)).expect("room");
+        assert_eq!(outbox.send(Kind::Status, 2, 0, &mut |w| w.attribute_u32(attr::STATUS, 0)), Err(Full));
         tell(&mut outbox, 1, 1);
         assert_eq!((drain(&mut outbox, 9), outbox.dropped()), (vec![(Kind::Status, 0)], 1));
     }

@@ -103,7 +103,7 @@ mod tests {
 
     fn status(seq: u16) -> Vec<u8> {
         let mut buf = [0; 64];
-        let len = write(&mut buf, Kind::Status, seq, 0, |w| w.attribute_u32(attr::STATUS, 0)).expect("it fits");
+        let len = write(&mut buf, Kind::Status, seq, 0, &mut |w| w.attribute_u32(attr::STATUS, 0)).expect("it fits");
         buf[..len].to_vec()
     }
 
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_message_longer_than_the_buffer_is_passed_over_and_reported() {
         let mut long = [0; 256];
-        let len = write(&mut long, Kind::Data, 2, 0, |w| w.attribute(attr::DATA, &[7; 200])).expect("it fits");
+        let len = write(&mut long, Kind::Data, 2, 0, &mut |w| w.attribute(attr::DATA, &[7; 200])).expect("it fits");
         let stream = [status(1), long[..len].to_vec(), status(3)].concat();
         for piece in 1..=stream.len() {
             let (mut receiver, mut seen, mut too_long) = (Receiver::new(64), Vec::new(), 0);

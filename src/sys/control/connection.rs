@@ -101,18 +101,21 @@ impl Connection {
 
     pub fn answer(&mut self, result: Result<(), &str>, now: Instant) {
         if self.job == Job::Waits {
-            self.say(match result {
-                Ok(()) => Item::Done,
-                Err(why) => Item::Failed(why),
-            });
+            self.say(result.map_or_else(Item::Failed, |()| Item::Done));
             self.send(now);
         }
     }
 
     /// Puts the last words into the buffer.
     fn say(&mut self, item: Item<'_>) {
+        self.report(&mut |_| {}, item);
+    }
+
+    /// Puts an answer that fits into one frame into the buffer, and the last words.
+    fn report(&mut self, fill: &mut dyn FnMut(&mut FrameWriter<'_>), last: Item<'_>) {
         let mut frame = FrameWriter::new(self.answer.as_mut_slice());
-        frame.item(item);
+        fill(&mut frame);
+        frame.item(last);
         self.unsent = 0..frame.finish();
         self.job = Job::Over;
     }
@@ -167,15 +170,6 @@ impl Connection {
     }
 
     fn begin(&mut self, request: Request<'_>, engine: &Engine) -> Option<Wish> {
-        if request.changes() && self.rights < Rights::Change {
-            self.say(Item::Failed("not permitted: only root and the group of the socket may change anything"));
-            return None;
-        }
-        // A path is written to with the daemon's rights, not the client's.
-        if matches!(request, Request::Trace { .. }) && self.rights < Rights::Root {
-            self.say(Item::Failed("not permitted: only root may have a run recorded"));
-            return None;
-        }
         match self.understand(request, engine) {
             Ok(wish) => {
                 if wish.is_some() {
@@ -191,6 +185,13 @@ impl Connection {
     }
 
     fn understand(&mut self, request: Request<'_>, engine: &Engine) -> Result<Option<Wish>, String> {
+        if request.changes() && self.rights < Rights::Change {
+            return Err("not permitted: only root and the group of the socket may change anything".to_owned());
+        }
+        // A path is written to with the daemon's rights, not the client's.
+        if matches!(request, Request::Trace { .. }) && self.rights < Rights::Root {
+            return Err("not permitted: only root may have a run recorded".to_owned());
+        }
         Ok(Some(match request {
             Request::Status => {
                 self.job = Job::Status(0);
@@ -202,15 +203,12 @@ impl Connection {
             }
             Request::Graph { uplink } => {
                 // Sixty minutes fit into one frame.
-                self.graph(find_uplink(engine, uplink)?, engine);
+                let slot = find_uplink(engine, uplink)?;
+                self.report(&mut |frame| graph(slot, engine, frame), Item::Done);
                 return Ok(None);
             }
             Request::Explain(packet) => {
-                let mut frame = FrameWriter::new(self.answer.as_mut_slice());
-                report::explain::fields(engine.config(), &packet, &mut frame);
-                frame.item(Item::Done);
-                self.unsent = 0..frame.finish();
-                self.job = Job::Over;
+                self.report(&mut |frame| report::explain::fields(engine.config(), &packet, frame), Item::Done);
                 return Ok(None);
             }
             Request::Hold { uplink, hold } => {
@@ -227,20 +225,20 @@ impl Connection {
             }
             Request::Probe { uplink, target } => {
                 let uplink = find_uplink(engine, uplink)?;
-                let config = engine.config().uplinks.get(usize::from(uplink.0)).map(|u| &u.probe);
-                let targets = config.iter().flat_map(|c| &c.targets).map(|t| t.host.to_string());
-                let names: Vec<String> = targets.collect();
+                let mut names = Vec::new();
+                if let Some(config) = engine.config().uplinks.get(usize::from(uplink.0)) {
+                    names.extend(config.probe.targets.iter().map(|t| t.host.to_string()));
+                }
                 if names.is_empty() {
                     return Err("that uplink is not probed: it has no track_ip".to_owned());
                 }
-                let track = match target {
-                    None => None,
-                    Some(target) => {
-                        let at = names.iter().position(|n| n == target);
-                        let at = at.ok_or_else(|| unknown("target", target, names.iter().map(String::as_str)))?;
-                        u8::try_from(at).ok()
+                let mut track = None;
+                if let Some(target) = target {
+                    track = (0..).zip(&names).find(|(_, name)| *name == target).map(|(at, _)| at);
+                    if track.is_none() {
+                        return Err(unknown("target", target, &mut names.iter().map(String::as_str)));
                     }
-                };
+                }
                 Wish::Command(Command::Probe { uplink, track })
             }
             Request::Reload { confirm_ms } => {
@@ -251,25 +249,6 @@ impl Connection {
             Request::FlushFlows { uplink } => Wish::FlushFlows(find_uplink(engine, uplink)?),
             Request::Trace { path, size } => Wish::Trace { path: path.map(PathBuf::from), size },
         }))
-    }
-
-    fn graph(&mut self, slot: UplinkSlot, engine: &Engine) {
-        let mut frame = FrameWriter::new(self.answer.as_mut_slice());
-        frame.array("minutes");
-        if let Some((_, uplink)) = engine.uplinks().nth(usize::from(slot.0)) {
-            for minute in uplink.probing.history.minutes(engine.now()) {
-                frame.table("");
-                frame.number("sent", minute.sent.into());
-                frame.number("loss_permille", minute.loss().map_or(-1, |l| l.0.into()));
-                frame.number("rtt_us", minute.rtt().map_or(-1, i64::from));
-                frame.number("rtt_max_us", minute.rtt().map_or(-1, |_| minute.longest.into()));
-                frame.end();
-            }
-        }
-        frame.end();
-        frame.item(Item::Done);
-        self.unsent = 0..frame.finish();
-        self.job = Job::Over;
     }
 
     /// Puts the next part of the answer into the empty buffer; `false` when there is none now.
@@ -326,57 +305,71 @@ impl Connection {
     }
 }
 
+fn graph(slot: UplinkSlot, engine: &Engine, frame: &mut FrameWriter<'_>) {
+    frame.array("minutes");
+    if let Some((_, uplink)) = engine.uplinks().nth(usize::from(slot.0)) {
+        for minute in uplink.probing.history.minutes(engine.now()) {
+            frame.table("");
+            frame.number("sent", minute.sent.into());
+            frame.number("loss_permille", minute.loss().map_or(-1, |l| l.0.into()));
+            frame.number("rtt_us", minute.rtt().map_or(-1, i64::from));
+            frame.number("rtt_max_us", minute.rtt().map_or(-1, |_| minute.longest.into()));
+            frame.end();
+        }
+    }
+    frame.end();
+}
+
 fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn find_uplink(engine: &Engine, name: &str) -> Result<UplinkSlot, String> {
-    let uplinks = &engine.config().uplinks;
-    let at = uplinks.iter().position(|u| u.name == name);
-    let slot = at.and_then(|at| u8::try_from(at).ok()).map(UplinkSlot);
-    slot.ok_or_else(|| unknown("uplink", name, uplinks.iter().map(|u| u.name.as_str())))
+    let config = engine.config();
+    let names = &mut config.uplinks.iter().map(|u| u.name.as_str());
+    config.uplink_slot(name).ok_or_else(|| unknown("uplink", name, names))
 }
 
 fn find_policy(engine: &Engine, name: &str) -> Result<PolicySlot, String> {
-    let policies = &engine.config().policies;
-    let at = policies.iter().position(|p| p.name == name);
-    let slot = at.and_then(|at| u8::try_from(at).ok()).map(PolicySlot);
-    slot.ok_or_else(|| unknown("policy", name, policies.iter().map(|p| p.name.as_str())))
+    let config = engine.config();
+    let names = &mut config.policies.iter().map(|p| p.name.as_str());
+    config.policy_slot(name).ok_or_else(|| unknown("policy", name, names))
 }
 
 /// A name that does not exist, and the nearest that does.
-pub(super) fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let nearest = known.map(|k| (distance(name, k), k)).min().filter(|(far, k)| *far <= k.len().max(name.len()) / 2);
-    let shown: String = name.chars().take(40).collect::<String>().escape_default().to_string();
-    match nearest {
-        Some((_, near)) => format!("no {what} '{shown}'; did you mean '{near}'?"),
-        None => format!("no {what} '{shown}'"),
+fn unknown(what: &str, name: &str, known: &mut dyn Iterator<Item = &str>) -> String {
+    let mut nearest = (usize::MAX, "");
+    for known in known {
+        nearest = nearest.min((distance(name, known), known));
     }
+    let (far, near) = nearest;
+    let shown = name.get(..name.floor_char_boundary(40)).unwrap_or("").escape_default();
+    if far <= near.len().max(name.len()) / 2 {
+        return format!("no {what} '{shown}'; did you mean '{near}'?");
+    }
+    format!("no {what} '{shown}'")
 }
 
-/// Letters to be changed, added or taken away between two names (Levenshtein); names are short.
+/// Letters that distance looks at: names are short.
+const LETTERS: usize = 64;
+
+/// Letters to be changed, added or taken away between two names (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().take(64).enumerate() {
-        let mut diagonal = i;
-        for j in 0..=b.len() {
-            let above = row.get(j).copied().unwrap_or(0);
-            let next = match j.checked_sub(1) {
-                None => i + 1,
-                Some(left) => {
-                    let change = usize::from(b.get(left) != Some(&from));
-                    let side = row.get(left).copied().unwrap_or(0);
-                    (diagonal + change).min(above + 1).min(side + 1)
-                }
-            };
-            if let Some(place) = row.get_mut(j) {
-                *place = next;
-            }
+    let b = b.bytes().take(LETTERS);
+    // How far the begin of `a` is from so many letters of `b`.
+    let mut row = [0_usize; LETTERS + 1];
+    row.iter_mut().enumerate().for_each(|(n, place)| *place = n);
+    for (n, from) in a.bytes().take(LETTERS).enumerate() {
+        let (mut diagonal, mut left) = (n, n + 1);
+        row[0] = left;
+        for (place, to) in row.iter_mut().skip(1).zip(b.clone()) {
+            let above = *place;
+            left = (diagonal + usize::from(from != to)).min(above + 1).min(left + 1);
+            *place = left;
             diagonal = above;
         }
     }
-    row.last().copied().unwrap_or(0)
+    row.get(b.len()).copied().unwrap_or(0)
 }
 
 /// The version of the frames that are answered with.
@@ -389,8 +382,8 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_brings_the_nearest() {
         let known = ["wan", "wanb", "lte"];
-        assert_eq!(unknown("uplink", "wanbb", known.into_iter()), "no uplink 'wanbb'; did you mean 'wanb'?");
-        assert_eq!(unknown("uplink", "xyzzy", known.into_iter()), "no uplink 'xyzzy'");
+        assert_eq!(unknown("uplink", "wanbb", &mut known.into_iter()), "no uplink 'wanbb'; did you mean 'wanb'?");
+        assert_eq!(unknown("uplink", "xyzzy", &mut known.into_iter()), "no uplink 'xyzzy'");
         assert_eq!((distance("", "abc"), distance("abc", "abc"), distance("abc", "adc")), (3, 0, 1));
     }
 }

@@ -9,7 +9,7 @@ use super::{Daemon, Options, Reading, Ubus};
 use crate::config::Config;
 use crate::engine::Event;
 use crate::limits;
-use crate::proto::blobmsg::write::Writer;
+use crate::proto::blobmsg::write::{Fill, Writer};
 use crate::proto::pack::Pack;
 use crate::proto::ubus::Status;
 use crate::proto::ubus::client::Call;
@@ -104,7 +104,7 @@ impl Daemon {
         }
     }
 
-    fn reply(&mut self, call: Call, status: Status, fill: Option<&mut dyn FnMut(&mut Writer<'_>)>) {
+    fn reply(&mut self, call: Call, status: Status, fill: Option<Fill<'_>>) {
         if let Some(bus) = &mut self.bus {
             bus.parts().1.reply(call, status, fill);
         }

@@ -3,16 +3,19 @@
 //! An uplink named `wan` is carried by netifd's `wan`, or by `wan_4` and `wan_6`, which modems and tunnels make beside it.
 //! The device that was last heard of stays until another is named: that an interface is down is the kernel's to say.
 
+use std::net::IpAddr;
+
 use crate::config::Config;
 use crate::limits;
 use crate::proto::blobmsg::List;
+use crate::proto::ubus::mwan3;
 use crate::proto::ubus::netifd::Interface;
 use crate::sys::store::Named;
 use crate::time::{Duration, Instant};
-use crate::types::{Family, IfName, Prefix, UplinkSlot};
+use crate::types::{IfName, Prefix, UplinkSlot};
 
 /// What netifd said, and when.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Known {
     name: String,
     interface: Interface,
@@ -22,38 +25,32 @@ struct Known {
 }
 
 impl Known {
-    fn as_now(&self, now: Instant) -> Interface {
-        let since = u32::try_from(now.since(self.at).as_secs()).unwrap_or(u32::MAX);
-        let mut interface = self.interface.clone();
-        if interface.up {
-            interface.uptime = interface.uptime.saturating_add(since);
-        }
-        interface
+    fn as_now(&self, now: Instant) -> mwan3::Interface {
+        let Interface { up, uptime, .. } = self.interface;
+        let since = if up { now.since(self.at).as_secs() } else { 0 };
+        mwan3::Interface { up, uptime: uptime.saturating_add(u32::try_from(since).unwrap_or(u32::MAX)) }
     }
 }
 
 /// All that is known of the interfaces that matter.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Logical {
     known: Vec<Known>,
 }
 
-/// The endings of the interfaces that netifd makes beside one: for IPv4, for IPv6.
-const ENDINGS: [&str; 2] = ["_4", "_6"];
+/// An uplink's own interface, and the endings of those that netifd makes beside one: for IPv4, for IPv6.
+const ENDINGS: [&str; 3] = ["", "_4", "_6"];
 
 impl Logical {
-    /// The names that netifd can be asked for one by one: an uplink's own and its two children's.
-    pub fn names(config: &Config) -> impl Iterator<Item = String> + '_ {
-        let endings = ["", "_4", "_6"];
-        config.uplinks.iter().flat_map(move |u| endings.map(|ending| format!("{}{ending}", u.name)))
+    /// One of the names that netifd can be asked for one by one: an uplink's own and its two children's.
+    pub fn name(config: &Config, at: usize) -> Option<String> {
+        let uplink = config.uplinks.get(at / ENDINGS.len())?;
+        Some(format!("{}{}", uplink.name, ENDINGS.get(at % ENDINGS.len())?))
     }
 
     /// Whether an interface belongs to an uplink of ours; which.
     pub fn uplink(config: &Config, name: &str) -> Option<UplinkSlot> {
-        let at = |name: &str| config.uplinks.iter().position(|u| u.name == name);
-        let parent = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
-        let at = at(name).or_else(|| parent.and_then(at))?;
-        u8::try_from(at).ok().map(UplinkSlot)
+        ENDINGS.iter().find_map(|ending| config.uplink_slot(name.strip_suffix(ending)?))
     }
 
     /// Whether an interface is that of a section that is not enabled: it is only shown.
@@ -68,10 +65,16 @@ impl Logical {
             return false;
         }
         let interface = Interface::new(status);
-        let before = self.known.iter().position(|k| k.name == name).map(|at| self.known.swap_remove(at));
-        let device = interface.device.or(before.and_then(|k| k.device));
-        // At most three for each uplink and one for each section that is not enabled: no other names come here.
-        self.known.push(Known { name: name.to_owned(), interface, device, at: now });
+        let device = interface.device;
+        match self.known.iter_mut().find(|k| k.name == name) {
+            Some(known) => {
+                known.interface = interface;
+                known.device = device.or(known.device);
+                known.at = now;
+            }
+            // At most three for each uplink and one for each section that is not enabled: no other names come here.
+            None => self.known.push(Known { name: name.to_owned(), interface, device, at: now }),
+        }
         matters
     }
 
@@ -85,55 +88,65 @@ impl Logical {
     }
 
     /// The interfaces of an uplink, those that know best first: the child of its only family, itself, its children.
-    fn of<'a>(&'a self, config: &'a Config, slot: UplinkSlot) -> impl Iterator<Item = &'a Known> + 'a {
-        let uplink = config.uplinks.get(usize::from(slot.0));
-        let order = match uplink.map(|u| u.families) {
-            Some([true, false]) => ["_4", "", ""],
-            Some([false, true]) => ["_6", "", ""],
-            _ => ["", "_4", "_6"],
-        };
-        uplink.into_iter().flat_map(move |u| order.into_iter().filter_map(move |ending| self.get(&u.name, ending)))
+    fn of(&self, config: &Config, slot: UplinkSlot) -> heapless::Vec<&Known, 3> {
+        let mut found = heapless::Vec::new();
+        if let Some(uplink) = config.uplinks.get(usize::from(slot.0)) {
+            let order: &[&str] = match uplink.families {
+                [true, false] => &["_4", ""],
+                [false, true] => &["_6", ""],
+                _ => &ENDINGS,
+            };
+            found.extend(order.iter().filter_map(|ending| self.get(&uplink.name, ending)));
+        }
+        found
     }
 
-    /// What an uplink's interface is like, as if set up now.
-    pub fn interface(&self, config: &Config, slot: UplinkSlot, now: Instant) -> Option<Interface> {
-        self.of(config, slot).min_by_key(|k| !k.interface.up).map(|best| best.as_now(now))
+    /// What an uplink's interface is like now.
+    pub fn interface(&self, config: &Config, slot: UplinkSlot, now: Instant) -> Option<mwan3::Interface> {
+        best(&self.of(config, slot)).map(|known| known.as_now(now))
     }
 
-    /// What the interface of this name is like, as if set up now.
-    pub fn named(&self, name: &str, now: Instant) -> Option<Interface> {
+    /// What the interface of this name is like now.
+    pub fn named(&self, name: &str, now: Instant) -> Option<mwan3::Interface> {
         self.get(name, "").map(|known| known.as_now(now))
     }
 
-    /// The names of the interfaces of an uplink.
-    pub fn interfaces(&self, config: &Config, slot: UplinkSlot) -> Vec<String> {
-        self.of(config, slot).map(|k| k.name.clone()).collect()
-    }
-
     /// The device of an uplink whose device nobody has named.
-    pub fn device(&self, config: &Config, slot: UplinkSlot) -> Option<IfName> {
-        self.of(config, slot).filter(|k| k.device.is_some()).min_by_key(|k| !k.interface.up)?.device
+    fn device(&self, config: &Config, slot: UplinkSlot) -> Option<IfName> {
+        let mut known = self.of(config, slot);
+        known.retain(|k| k.device.is_some());
+        best(&known)?.device
     }
 
     /// The prefixes that were delegated to an uplink; those that are remembered as long as netifd has said nothing of it.
     fn delegated(&self, config: &Config, slot: UplinkSlot, remembered: &Named) -> Vec<Prefix> {
-        let mut known = self.of(config, slot).peekable();
-        if known.peek().is_some() {
-            return known.flat_map(|k| k.interface.delegated.iter().copied()).collect();
+        let mut prefixes = Vec::new();
+        let known = self.of(config, slot);
+        for known in &known {
+            prefixes.extend_from_slice(&known.interface.delegated);
         }
-        let uplink = config.uplinks.get(usize::from(slot.0));
-        let own = remembered.delegated.iter().filter(|(name, _)| uplink.is_some_and(|u| u.name == *name));
-        own.map(|(_, prefix)| *prefix).collect()
+        if known.is_empty() {
+            for (name, prefix) in &remembered.delegated {
+                if config.uplink_slot(name) == Some(slot) {
+                    prefixes.push(*prefix);
+                }
+            }
+        }
+        prefixes
     }
 
     /// What is to be remembered of a configuration that all of it was put into.
     pub fn remember(&self, config: &Config, before: &Named) -> Named {
-        let named = config.logical.iter().filter_map(|slot| config.uplinks.get(usize::from(slot.0)));
-        let mut remembered = Named { devices: named.map(|u| (u.name.clone(), u.device)).collect(), ..Named::default() };
+        let mut remembered = Named::default();
+        for slot in &config.logical {
+            if let Some(uplink) = config.uplinks.get(usize::from(slot.0)) {
+                let _ = remembered.devices.push((uplink.name.clone(), uplink.device));
+            }
+        }
         for (slot, uplink) in slots(config).zip(&config.uplinks).filter(|(_, u)| u.delegated) {
-            for prefix in self.delegated(config, slot, before).into_iter().take(limits::SOURCES) {
+            for prefix in self.delegated(config, slot, before).iter().take(limits::SOURCES) {
                 // Cannot fail: there is room for so many of each uplink.
-                let _ = remembered.delegated.push((uplink.name.clone(), prefix));
+                let _ = remembered.delegated.push((uplink.name.clone(), *prefix));
             }
         }
         remembered
@@ -143,63 +156,65 @@ impl Logical {
     /// main's. `remembered` is from before a restart. A device that another uplink has in the same family is left out and
     /// named.
     pub fn apply(&self, config: &mut Config, remembered: &Named) {
-        for slot in config.logical.clone() {
-            let Some(uplink) = config.uplinks.get(usize::from(slot.0)) else { continue };
-            let old = remembered.devices.iter().find(|(name, _)| *name == uplink.name).map(|(_, device)| *device);
-            let Some(device) = self.device(config, slot).or(old) else { continue };
-            let clash = |(at, other): (usize, &crate::config::UplinkConfig)| {
-                at != usize::from(slot.0)
-                    && other.device == device
-                    && other.families.iter().zip(uplink.families).any(|(a, b)| *a && b)
-            };
-            if let Some((_, other)) = config.uplinks.iter().enumerate().find(|pair| clash(*pair)) {
-                log::warn!(
-                    "'{}' and '{}' are both carried by {device}: the second is left out",
-                    other.name,
-                    uplink.name
-                );
-                continue;
-            }
-            if let Some(uplink) = config.uplinks.get_mut(usize::from(slot.0)) {
-                uplink.device = device;
+        for slot in slots(config) {
+            if config.logical.contains(&slot) {
+                self.apply_device(config, slot, remembered);
             }
         }
         for slot in slots(config) {
-            let at = usize::from(slot.0);
-            if config.uplinks.get(at).is_some_and(|u| u.delegated) {
-                let delegated = self.delegated(config, slot, remembered);
-                if !config.add_sources(slot, &delegated) {
-                    let name = config.uplinks.get(at).map_or("", |u| &u.name);
-                    log::warn!("'{name}' has more source prefixes than fit: some are left out");
-                }
+            self.apply_hints(config, slot, remembered);
+        }
+    }
+
+    fn apply_device(&self, config: &mut Config, slot: UplinkSlot, remembered: &Named) {
+        let Some(uplink) = config.uplinks.get(usize::from(slot.0)) else { return };
+        let old = remembered.devices.iter().find(|(name, _)| *name == uplink.name).map(|(_, device)| *device);
+        let Some(device) = self.device(config, slot).or(old) else { return };
+        for (at, other) in config.uplinks.iter().enumerate() {
+            let same_family = other.families.iter().zip(uplink.families).any(|(a, b)| *a && b);
+            if at != usize::from(slot.0) && other.device == device && same_family {
+                let (one, two) = (&other.name, &uplink.name);
+                log::warn!("'{one}' and '{two}' are both carried by {device}: the second is left out");
+                return;
             }
-            let mut hints = [None, None];
-            for known in self.of(config, slot) {
-                for family in Family::BOTH {
-                    let hint = known.interface.gateways.get(family.index()).copied().flatten();
-                    if let Some(place) = hints.get_mut(family.index()) {
-                        *place = place.or(hint);
-                    }
-                }
+        }
+        if let Some(uplink) = config.uplinks.get_mut(usize::from(slot.0)) {
+            uplink.device = device;
+        }
+    }
+
+    fn apply_hints(&self, config: &mut Config, slot: UplinkSlot, remembered: &Named) {
+        let at = usize::from(slot.0);
+        if config.uplinks.get(at).is_some_and(|u| u.delegated) {
+            let delegated = self.delegated(config, slot, remembered);
+            if !config.add_sources(slot, &delegated) {
+                let name = config.uplinks.get(at).map_or("", |u| &u.name);
+                log::warn!("'{name}' has more source prefixes than fit: some are left out");
             }
-            let Some(uplink) = config.uplinks.get_mut(at) else { continue };
-            for hint in hints.into_iter().flatten() {
-                match hint {
-                    std::net::IpAddr::V4(gateway) => {
-                        uplink.gateway.get_or_insert(gateway);
-                    }
-                    std::net::IpAddr::V6(gateway) => {
-                        uplink.gateway6.get_or_insert(gateway);
-                    }
+        }
+        let known = self.of(config, slot);
+        let Some(uplink) = config.uplinks.get_mut(at) else { return };
+        for hint in known.iter().flat_map(|k| k.interface.gateways).flatten() {
+            match hint {
+                IpAddr::V4(gateway) => {
+                    uplink.gateway.get_or_insert(gateway);
+                }
+                IpAddr::V6(gateway) => {
+                    uplink.gateway6.get_or_insert(gateway);
                 }
             }
         }
     }
 }
 
+/// The first that is set up, or the first.
+fn best<'k>(known: &[&'k Known]) -> Option<&'k Known> {
+    known.iter().find(|k| k.interface.up).or(known.first()).copied()
+}
+
 /// The places of all uplinks.
 fn slots(config: &Config) -> impl Iterator<Item = UplinkSlot> + use<> {
-    (0..config.uplinks.len()).filter_map(|at| u8::try_from(at).ok()).map(UplinkSlot)
+    (0..config.uplinks.len() as u8).map(UplinkSlot)
 }
 
 /// At most one look at the kernel in this time, however much netifd says.

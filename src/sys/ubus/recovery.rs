@@ -4,7 +4,6 @@
 //! Off unless `option recover` says after how long. After each try it waits as long again, and after each pair of tries
 //! twice as long, up to an hour: what is broken for good is left in peace.
 
-use crate::config::Config;
 use crate::engine::{Engine, Hold, Reason};
 use crate::proto::report::best_leg;
 use crate::proto::ubus::mwan3::Standing;
@@ -47,7 +46,7 @@ impl Recovery {
     /// The next thing to do now.
     pub fn poll(&mut self, engine: &Engine, now: Instant) -> Option<Act> {
         let config = engine.config();
-        self.cases.retain(|case| slot_of(config, &case.name).is_some_and(|slot| is_down(engine, slot).is_some()));
+        self.cases.retain(|case| config.uplink_slot(&case.name).is_some_and(|slot| is_down(engine, slot).is_some()));
         for (slot, after) in &config.recover {
             let Some(since) = is_down(engine, *slot) else { continue };
             let Some(uplink) = config.uplinks.get(usize::from(slot.0)) else { continue };
@@ -57,7 +56,7 @@ impl Recovery {
             }
         }
         let case = self.cases.iter_mut().find(|c| c.at <= now)?;
-        let slot = slot_of(config, &case.name)?;
+        let slot = config.uplink_slot(&case.name)?;
         let act = match case.next {
             Next::Interface => {
                 case.next = Next::Board;
@@ -79,11 +78,6 @@ impl Recovery {
     }
 }
 
-fn slot_of(config: &Config, name: &Name) -> Option<UplinkSlot> {
-    let at = config.uplinks.iter().position(|u| u.name == *name)?;
-    u8::try_from(at).ok().map(UplinkSlot)
-}
-
 /// Since when it is down, unless an operator wants it so.
 fn is_down(engine: &Engine, slot: UplinkSlot) -> Option<Instant> {
     let (config, uplink) = engine.uplinks().nth(usize::from(slot.0))?;
@@ -95,7 +89,7 @@ fn is_down(engine: &Engine, slot: UplinkSlot) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::UplinkConfig;
+    use crate::config::{Config, UplinkConfig};
     use crate::types::{IfName, UplinkId};
 
     fn engine() -> Engine {

@@ -3,20 +3,20 @@
 //! Each call is answered from the engine as it is at that moment. What needs the daemon itself (its configuration file,
 //! another look at the kernel) is left as a [`Wish`].
 
-use std::collections::VecDeque;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use heapless::Deque;
 
 use super::netifd::{HINT_EVERY, Logical};
 use super::recovery::{Act, Recovery};
+use crate::config::UplinkConfig;
 use crate::engine::{Engine, Event, Notice};
 use crate::limits;
 use crate::proto::blobmsg::Value;
-use crate::proto::blobmsg::write::Writer;
+use crate::proto::blobmsg::write::{Fill, Writer};
 use crate::proto::report;
 use crate::proto::ubus::Status;
-use crate::proto::ubus::client::{Call, Client, Incoming, News, NotCalled};
+use crate::proto::ubus::client::{Call, Client, Incoming, News};
 use crate::proto::ubus::mwan3::{self, Section, Standing};
 use crate::proto::ubus::news::{self, KINDS};
 use crate::proto::ubus::object::{HOTPLUG, INTERFACES, LINKWATCH, MWAN3, Refused, SERVICE, SETUP, Wanted, wanted};
@@ -25,7 +25,7 @@ use crate::sys::networks;
 use crate::sys::resolv::Resolvers;
 use crate::sys::trace::Recorder;
 use crate::time::{Duration, Instant};
-use crate::types::{Name, UplinkSet, UplinkSlot};
+use crate::types::{Name, UplinkSlot};
 
 /// Something that only the daemon can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,9 @@ type Line = heapless::String<512>;
 /// The end of a line that is cut.
 const CUT: &str = " ...";
 
+/// Why something is refused.
+const NO_RULE: &str = "an access rule is missing";
+
 /// Wishes of callers that wait; more are refused.
 const WISHES: usize = 8;
 /// Calls of ours that wait for the bus; of more the oldest are forgotten.
@@ -63,31 +66,19 @@ const ERRAND_LASTS: Duration = Duration::from_secs(10);
 /// netifd tells its news before or after it writes its list of resolvers: this much later it has.
 const RESOLVERS_AFTER: Duration = Duration::from_millis(300);
 
-/// A run of the hotplug scripts.
-#[derive(Clone, Debug)]
-struct Run {
-    action: &'static str,
-    interface: String,
-    device: String,
-}
+/// Bytes of the longest arguments of a call of ours: a switch between the most uplinks that there can be.
+const ARGUMENTS: usize = 256 + 32 * limits::UPLINKS;
 
-/// Something to be told by a call of ours.
-#[derive(Clone, Debug)]
-enum Errand {
-    Hotplug(Run),
-    Failover { policy: String, family: &'static str, from: String, to: String },
-    Interface { method: &'static str, interface: String },
-}
-
-impl Errand {
+/// A call of ours that waits for the bus.
+#[derive(Debug)]
+struct Errand {
     /// Who is called, by place in [`SETUP`].
-    fn path(&self) -> usize {
-        match self {
-            Self::Hotplug(_) => HOTPLUG,
-            Self::Failover { .. } => SERVICE,
-            Self::Interface { .. } => INTERFACES,
-        }
-    }
+    path: usize,
+    method: &'static str,
+    tag: u32,
+    /// The arguments as they are sent.
+    args: Box<[u8]>,
+    since: Instant,
 }
 
 /// The state of all that.
@@ -95,14 +86,14 @@ impl Errand {
 pub struct Service {
     notices: Deque<(Notice, Line), { limits::NOTICES }>,
     serial: u32,
-    errands: VecDeque<(Errand, Instant)>,
-    wishes: VecDeque<Wish>,
+    errands: Vec<Errand>,
+    wishes: Deque<Wish, WISHES>,
     logical: Logical,
     standings: Vec<(Name, Standing)>,
     /// The whole list is to be asked for.
     ask_all: bool,
-    /// Interfaces that are asked for one by one, because the list was too long.
-    ask: VecDeque<String>,
+    /// Which of [`Logical::name`] is asked for next, one by one, because the list was too long.
+    ask: Option<usize>,
     asked: Option<String>,
     recovery: Recovery,
     resolvers: Option<(String, Resolvers)>,
@@ -150,14 +141,7 @@ impl Service {
     }
 
     fn wish(&mut self, wish: Wish) -> bool {
-        if self.wishes.contains(&wish) {
-            return true;
-        }
-        let full = self.wishes.len() >= WISHES;
-        if !full {
-            self.wishes.push_back(wish);
-        }
-        !full
+        self.wishes.iter().any(|w| *w == wish) || self.wishes.push_back(wish).is_ok()
     }
 
     // --- what comes in -----------------------------------------------------------------------------------------------
@@ -251,8 +235,7 @@ impl Service {
     }
 
     /// Takes in what became of something.
-    pub fn news(&mut self, news: News, client: &mut Client, engine: &Engine, now: Instant) {
-        let _ = client;
+    pub fn news(&mut self, news: News, now: Instant) {
         match news {
             News::Up => {
                 log::debug!("ubus: connected");
@@ -262,12 +245,10 @@ impl Service {
                 log::debug!("ubus: object '{}' is there", path(at));
                 self.said.retain(|s| !matches!(s, News::NotPublished(a, _) if *a == at));
             }
-            News::NotPublished(at, status) => self.say_once(news, || {
-                format!(
-                    "object '{}' may not be published ({status}): its path is taken or an access rule is missing",
-                    path(at)
-                )
-            }),
+            News::NotPublished(at, status) => {
+                let hint = "its path is taken or an access rule is missing";
+                self.say_once(news, format_args!("object '{}' may not be published ({status}): {hint}", path(at)));
+            }
             News::PathUp(INTERFACES) => {
                 self.ask_all = true;
                 // netifd has begun anew: it deletes all rules and the routes of its devices.
@@ -275,19 +256,18 @@ impl Service {
             }
             News::PathDown(INTERFACES) => self.look(now),
             News::PathUp(_) | News::PathDown(_) => {}
-            News::NotSubscribed(at, status) => self.say_once(news, || {
-                format!("notifications of '{}' are refused ({status}): an access rule is missing", followed(at))
-            }),
+            News::NotSubscribed(at, status) => {
+                let path = followed(at);
+                self.say_once(news, format_args!("notifications of '{path}' are refused ({status}): {NO_RULE}"));
+            }
             News::NotHeard(at, status) => {
                 let what = at.and_then(|at| SETUP.events.get(at)).unwrap_or(&"ubus.object.*");
-                self.say_once(news, || {
-                    format!("events '{what}' may not be heard ({status}): an access rule is missing")
-                });
+                self.say_once(news, format_args!("events '{what}' may not be heard ({status}): {NO_RULE}"));
             }
             News::NotSent(status) => {
-                self.say_once(news, || format!("events may not be sent ({status}): an access rule is missing"))
+                self.say_once(news, format_args!("events may not be sent ({status}): {NO_RULE}"));
             }
-            News::Done(DUMP, Status::NO_MEMORY) => self.ask = Logical::names(engine.config()).collect(),
+            News::Done(DUMP, Status::NO_MEMORY) => self.ask = Some(0),
             News::Done(DUMP, Status::OK) => {}
             News::Done(DUMP, status) => log::warn!("ubus: netifd does not say what it knows ({status})"),
             News::Done(STATUS, _) => self.asked = None,
@@ -298,9 +278,9 @@ impl Service {
         }
     }
 
-    fn say_once(&mut self, news: News, line: impl FnOnce() -> String) {
+    fn say_once(&mut self, news: News, line: fmt::Arguments<'_>) {
         if !self.said.contains(&news) {
-            log::warn!("ubus: {}", line());
+            log::warn!("ubus: {line}");
             self.said.push(news);
         }
     }
@@ -333,33 +313,31 @@ impl Service {
         }
         if self.ask_all {
             self.logical.keep(engine.config());
-            self.ask_all = client.call(INTERFACES, "dump", DUMP, now, |_| {}).is_err() && client.has(INTERFACES);
+            let asked = client.call(INTERFACES, "dump", DUMP, now, &mut |_| {});
+            self.ask_all = asked.is_err() && client.has(INTERFACES);
         }
-        if self.asked.is_none()
-            && let Some(name) = self.ask.front().cloned()
-        {
-            let asked = client.call(INTERFACES, "status", STATUS, now, |w| w.str("interface", &name));
-            if asked.is_ok() {
-                self.ask.pop_front();
-                self.asked = Some(name);
+        if let (None, Some(at)) = (&self.asked, self.ask) {
+            match Logical::name(engine.config(), at) {
+                Some(name) => {
+                    let mut fill = |w: &mut Writer<'_>| w.str("interface", &name);
+                    if client.call(INTERFACES, "status", STATUS, now, &mut fill).is_ok() {
+                        self.ask = Some(at + 1);
+                        self.asked = Some(name);
+                    }
+                }
+                None => self.ask = None,
             }
         }
-        self.run_errands(client, now);
-    }
-
-    /// Makes the calls that can be made, in order for each who is called. Whoever is not there yet may come: after a
-    /// restart of the bus that takes two seconds.
-    fn run_errands(&mut self, client: &mut Client, now: Instant) {
+        // Calls that can be made, in order for each who is called. Whoever is not there yet may come: after a restart of
+        // the bus that takes two seconds.
         let mut waiting = [false; SETUP.paths.len()];
-        for _ in 0..self.errands.len() {
-            let Some((errand, since)) = self.errands.pop_front() else { return };
-            let Some(waits) = waiting.get_mut(errand.path()) else { continue };
-            let made = !*waits && run(&errand, client, now).is_ok();
+        self.errands.retain(|errand| {
+            let Some(waits) = waiting.get_mut(errand.path) else { return false };
+            let mut fill = |w: &mut Writer<'_>| w.put(&errand.args);
+            let made = !*waits && client.call(errand.path, errand.method, errand.tag, now, &mut fill).is_ok();
             *waits |= !made;
-            if !made && now.since(since) < ERRAND_LASTS {
-                self.errands.push_back((errand, since));
-            }
-        }
+            !made && now.since(errand.since) < ERRAND_LASTS
+        });
     }
 
     fn tell(&mut self, notice: &Notice, line: &str, client: &mut Client, engine: &Engine, now: Instant) {
@@ -367,16 +345,21 @@ impl Service {
         let (serial, config) = (self.serial, engine.config());
         let (name, event) = KINDS.get(news::kind(notice)).copied().unwrap_or(KINDS[0]);
         let key = news::key(notice, serial);
-        let fill = |w: &mut Writer<'_>| news::fields(notice, line, config, serial, &mut Fields::new(w));
-        client.notify(LINKWATCH, key, name, fill);
-        client.send(key, event, fill);
+        let mut fill = |w: &mut Writer<'_>| news::fields(notice, line, config, serial, &mut Fields::new(w));
+        client.notify(LINKWATCH, key, name, &mut fill);
+        client.send(key, event, &mut fill);
         match notice {
             Notice::Uplink { uplink, .. } => self.stand(*uplink, engine, now),
             Notice::Switched { policy, family, from, to, .. } => {
-                let name = |set: &UplinkSet| news::names(config, *set).as_str().to_owned();
-                let policy = config.policies.get(usize::from(policy.0)).map_or(String::new(), |p| p.name.to_string());
-                let family = report::words::family(*family);
-                self.errand(Errand::Failover { policy, family, from: name(from), to: name(to) }, now);
+                self.errand(SERVICE, "event", SERVICE_EVENT, now, &mut |w| {
+                    w.str("type", "linkwatch.failover");
+                    w.table("data", |w| {
+                        w.str("policy", news::policy_name(config, *policy));
+                        w.str("family", report::words::family(*family));
+                        w.str("from", &news::names(config, *from));
+                        w.str("to", &news::names(config, *to));
+                    });
+                });
             }
             _ => {}
         }
@@ -411,17 +394,17 @@ impl Service {
             Act::Interface(slot) | Act::Board(slot) => slot,
         };
         let Some(uplink) = engine.config().uplinks.get(usize::from(slot.0)) else { return };
-        let (interface, device) = (uplink.name.to_string(), uplink.device.to_string());
+        let name = &uplink.name;
         match act {
             Act::Interface(_) => {
-                log::info!("Uplink '{interface}' stays down: its interface is set up anew");
+                log::info!("Uplink '{name}' stays down: its interface is set up anew");
                 for method in ["down", "up"] {
-                    self.errand(Errand::Interface { method, interface: interface.clone() }, now);
+                    self.errand(INTERFACES, method, RECOVERY, now, &mut |w| w.str("interface", name));
                 }
             }
             Act::Board(_) => {
-                log::info!("Uplink '{interface}' stays down: the board's scripts are run with ACTION=recover");
-                self.errand(Errand::Hotplug(Run { action: "recover", interface, device }), now);
+                log::info!("Uplink '{name}' stays down: the board's scripts are run with ACTION=recover");
+                self.hotplug("recover", uplink, now);
             }
         }
     }
@@ -441,15 +424,30 @@ impl Service {
                 self.standings.push((config.name.clone(), standing));
             }
         }
-        let (interface, device) = (config.name.to_string(), config.device.to_string());
-        self.errand(Errand::Hotplug(Run { action: standing.action(), interface, device }), now);
+        self.hotplug(standing.action(), config, now);
     }
 
-    fn errand(&mut self, errand: Errand, now: Instant) {
+    /// Has the hotplug scripts run.
+    fn hotplug(&mut self, action: &str, uplink: &UplinkConfig, now: Instant) {
+        self.errand(HOTPLUG, "call", HOTPLUG_CALL, now, &mut |w| {
+            w.array("env", |w| {
+                w.show("", &format_args!("ACTION={action}"));
+                w.show("", &format_args!("INTERFACE={}", uplink.name));
+                w.show("", &format_args!("DEVICE={}", uplink.device));
+            });
+        });
+    }
+
+    fn errand(&mut self, path: usize, method: &'static str, tag: u32, since: Instant, fill: Fill<'_>) {
+        let mut buf = [0; ARGUMENTS];
+        let mut writer = Writer::new(&mut buf);
+        fill(&mut writer);
+        // Cannot fail: names are short.
+        let Some(args) = writer.finish().ok().and_then(|len| buf.get(..len)) else { return };
         if self.errands.len() >= WAITING {
-            self.errands.pop_front();
+            self.errands.remove(0);
         }
-        self.errands.push_back((errand, now));
+        self.errands.push(Errand { path, method, tag, args: args.into(), since });
     }
 }
 
@@ -458,43 +456,15 @@ fn shorten<const N: usize>(text: &mut heapless::String<N>, line: &dyn Display) {
     struct Begin<'t, const N: usize>(&'t mut heapless::String<N>);
     impl<const N: usize> std::fmt::Write for Begin<'_, N> {
         fn write_str(&mut self, part: &str) -> std::fmt::Result {
-            let room = N.saturating_sub(self.0.len());
-            let end = (0..=room.min(part.len())).rev().find(|at| part.is_char_boundary(*at)).unwrap_or(0);
+            let end = part.floor_char_boundary(N.saturating_sub(self.0.len()));
             let _ = self.0.push_str(part.get(..end).unwrap_or(""));
             if end < part.len() { Err(std::fmt::Error) } else { Ok(()) }
         }
     }
     if std::fmt::write(&mut Begin(text), format_args!("{line}")).is_err() {
-        let keep = N.saturating_sub(CUT.len()).min(text.len());
-        text.truncate((0..=keep).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+        text.truncate(text.floor_char_boundary(N.saturating_sub(CUT.len())));
         // Cannot fail: room was made.
         let _ = text.push_str(CUT);
-    }
-}
-
-/// Calls whom it concerns.
-fn run(errand: &Errand, client: &mut Client, now: Instant) -> Result<(), NotCalled> {
-    let path = errand.path();
-    match errand {
-        Errand::Hotplug(run) => client.call(path, "call", HOTPLUG_CALL, now, |w| {
-            w.array("env", |w| {
-                w.show("", &format_args!("ACTION={}", run.action));
-                w.show("", &format_args!("INTERFACE={}", run.interface));
-                w.show("", &format_args!("DEVICE={}", run.device));
-            });
-        }),
-        Errand::Interface { method, interface } => {
-            client.call(path, method, RECOVERY, now, |w| w.str("interface", interface))
-        }
-        Errand::Failover { policy, family, from, to } => client.call(path, "event", SERVICE_EVENT, now, |w| {
-            w.str("type", "linkwatch.failover");
-            w.table("data", |w| {
-                w.str("policy", policy);
-                w.str("family", family);
-                w.str("from", from);
-                w.str("to", to);
-            });
-        }),
     }
 }
 

@@ -142,7 +142,7 @@ fn flood() {
         for asker in &mut askers {
             let (client, now) = asker.beside.client();
             for method in ["status", "uplink", "status"] {
-                let call = client.call(0, method, 7, now, |w| w.str("uplink", "wan1"));
+                let call = client.call(0, method, 7, now, &mut |w| w.str("uplink", "wan1"));
                 made += u32::from(call.is_ok());
             }
             asker.turn(&served);

@@ -94,7 +94,7 @@ impl Netifd {
     }
 
     fn announce(&mut self, name: &str, device: &str) {
-        self.beside.client().0.notify(0, 1, "interface.update", |w| status(w, name, device));
+        self.beside.client().0.notify(0, 1, "interface.update", &mut |w| status(w, name, device));
     }
 }
 
@@ -195,7 +195,7 @@ fn delegated() {
     let mut netifd = Netifd::new(&[("wan1", "eth1"), ("wan2", "eth2")]);
     let gone = until(PATIENCE, || {
         netifd.turn(&served);
-        netifd.beside.client().0.notify(0, 1, "interface.update", |w| bare(w, "wan2", "eth2"));
+        netifd.beside.client().0.notify(0, 1, "interface.update", &mut |w| bare(w, "wan2", "eth2"));
         !has_rule(&bench)
     });
     assert!(gone.is_some(), "{:#?}", bench.daemon.lines());

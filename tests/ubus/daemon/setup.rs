@@ -146,14 +146,14 @@ impl Asker {
         served: &Served,
         object: usize,
         method: &str,
-        fill: impl Fn(&mut Writer<'_>),
+        mut fill: impl FnMut(&mut Writer<'_>),
     ) -> (Status, String) {
         self.tag += 1;
         let tag = self.tag;
         let made = until(PATIENCE, || {
             self.turn(served);
             let (client, now) = self.beside.client();
-            client.call(object, method, tag, now, &fill).is_ok()
+            client.call(object, method, tag, now, &mut fill).is_ok()
         });
         assert!(made.is_some(), "{method} could not be called");
         let (mut data, mut status) = (String::new(), None);

@@ -1,7 +1,7 @@
 //! Decides what to ask the bus for next, and what its answers mean: the half of the client that speaks first.
 
 use super::{Client, ITEMS, Incoming, Item, News, OBJECT_EVENTS, Object, Phase, REQUEST_TIMEOUT};
-use crate::proto::blobmsg::write::Writer;
+use crate::proto::blobmsg::write::{Fill, Writer};
 use crate::proto::ubus::Status;
 use crate::proto::ubus::message::{self, Kind, Message, attr};
 use crate::time::Instant;
@@ -49,19 +49,12 @@ impl Client {
     ///
     /// # Errors
     /// [`NotCalled`]; try again when something has happened.
-    pub fn call(
-        &mut self,
-        path: usize,
-        method: &str,
-        tag: u32,
-        now: Instant,
-        fill: impl FnOnce(&mut Writer<'_>),
-    ) -> Result<(), NotCalled> {
+    pub fn call(&mut self, path: usize, method: &str, tag: u32, now: Instant, fill: Fill<'_>) -> Result<(), NotCalled> {
         let id = self.paths.get(path).and_then(|p| p.object.id()).ok_or(NotCalled)?;
-        let made = self.ask(What::Call(tag), Kind::Invoke, id, now, |w| {
+        let made = self.ask(What::Call(tag), Kind::Invoke, id, now, &mut |w| {
             w.attribute_u32(attr::OBJID, id);
             w.attribute_str(attr::METHOD, method);
-            w.nest(attr::DATA, fill);
+            w.nest(attr::DATA, &mut *fill);
         });
         if made { Ok(()) } else { Err(NotCalled) }
     }
@@ -71,7 +64,7 @@ impl Client {
         self.phase == Phase::Up && self.paths.get(path).is_some_and(|p| p.object.id().is_some())
     }
 
-    fn ask(&mut self, what: What, kind: Kind, peer: u32, now: Instant, fill: impl FnOnce(&mut Writer<'_>)) -> bool {
+    fn ask(&mut self, what: What, kind: Kind, peer: u32, now: Instant, fill: Fill<'_>) -> bool {
         if self.phase != Phase::Up || self.requests.is_full() {
             return false;
         }
@@ -93,13 +86,13 @@ impl Client {
         if self.phase != Phase::Up {
             return;
         }
-        if self.receiver.is_due(now) && self.ask(What::Receiver, Kind::AddObject, 0, now, |_| {}) {
+        if self.receiver.is_due(now) && self.ask(What::Receiver, Kind::AddObject, 0, now, &mut |_| {}) {
             self.receiver = Item::Asked;
         }
         for at in 0..self.objects.len() {
             let due = self.ready && self.objects.get(at).is_some_and(|o| o.object.is_due(now));
             let Some(setup) = self.setup.objects.get(at).filter(|_| due) else { continue };
-            let asked = self.ask(What::Object(at), Kind::AddObject, 0, now, |w| sign(w, setup));
+            let asked = self.ask(What::Object(at), Kind::AddObject, 0, now, &mut |w| sign(w, setup));
             if let (true, Some(object)) = (asked, self.objects.get_mut(at)) {
                 object.object = Item::Asked;
             }
@@ -127,13 +120,13 @@ impl Client {
             };
             let path = setup.path;
             if followed.object.is_due(now) {
-                if self.ask(What::Path(at), Kind::Lookup, 0, now, |w| w.attribute_str(attr::OBJPATH, path)) {
+                if self.ask(What::Path(at), Kind::Lookup, 0, now, &mut |w| w.attribute_str(attr::OBJPATH, path)) {
                     self.set_path(at, Item::Asked);
                 }
             } else if let Some(target) = followed.object.id().filter(|_| setup.subscribe)
                 && followed.subscription.is_due(now)
             {
-                let asked = self.ask(What::Subscription(at), Kind::Subscribe, 0, now, |w| {
+                let asked = self.ask(What::Subscription(at), Kind::Subscribe, 0, now, &mut |w| {
                     w.attribute_u32(attr::OBJID, receiver);
                     w.attribute_u32(attr::TARGET, target);
                 });
@@ -146,7 +139,7 @@ impl Client {
     }
 
     fn listen(&mut self, what: What, receiver: u32, pattern: &str, now: Instant) -> bool {
-        self.ask(what, Kind::Invoke, message::EVENTS, now, |w| {
+        self.ask(what, Kind::Invoke, message::EVENTS, now, &mut |w| {
             w.attribute_u32(attr::OBJID, message::EVENTS);
             w.attribute_str(attr::METHOD, "register");
             w.nest(attr::DATA, |w| {
