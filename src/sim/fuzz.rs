@@ -211,12 +211,12 @@ pub fn engine(bytes: &[u8]) {
 
 /// Whether the bytes are a saved state of today's layout.
 pub fn is_snapshot(bytes: &[u8]) -> bool {
-    matches!(Unpack::first::<Snapshot>(bytes), Some((_, [])))
+    Unpack::first::<Snapshot>(bytes).is_some()
 }
 
 /// A saved state: postcard as the state file holds it, without the version byte.
 pub fn snapshot(bytes: &[u8]) {
-    let Some((saved, [])) = Unpack::first::<Snapshot>(bytes) else { return };
+    let Some((saved, _)) = Unpack::first::<Snapshot>(bytes) else { return };
     let mut world = World::new(two_wans(true));
     world.saved = Some(saved);
     world.start();
