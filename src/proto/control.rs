@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pack::Pack;
 use super::report::Sink;
+use super::unpack::{Packed, Unpack, fields};
 use crate::engine::Hold;
 use crate::engine::explain::Packet;
 
@@ -79,6 +80,43 @@ pub enum Item<'a> {
     Failed(&'a str),
 }
 
+fields! {
+    Packet { dst, src, iif, proto, sport, dport }
+}
+
+impl<'a> Packed<'a> for Request<'a> {
+    fn unpack(from: &mut Unpack<'a>) -> Self {
+        match from.variant(11) {
+            0 => Self::Status,
+            1 => Self::Events { since: from.value(), follow: from.value() },
+            2 => Self::Graph { uplink: from.value() },
+            3 => Self::Hold { uplink: from.value(), hold: from.value() },
+            4 => Self::Prefer { policy: from.value(), uplink: from.value() },
+            5 => Self::Probe { uplink: from.value(), target: from.value() },
+            6 => Self::Reload { confirm_ms: from.value() },
+            7 => Self::Confirm,
+            8 => Self::FlushFlows { uplink: from.value() },
+            9 => Self::Explain(from.value()),
+            _ => Self::Trace { path: from.value(), size: from.value() },
+        }
+    }
+}
+
+impl<'a> Packed<'a> for Item<'a> {
+    fn unpack(from: &mut Unpack<'a>) -> Self {
+        match from.variant(8) {
+            0 => Self::Table(from.value()),
+            1 => Self::Array(from.value()),
+            2 => Self::End,
+            3 => Self::Text(from.value(), from.value()),
+            4 => Self::Number(from.value(), from.value()),
+            5 => Self::Flag(from.value(), from.value()),
+            6 => Self::Done,
+            _ => Self::Failed(from.value()),
+        }
+    }
+}
+
 /// What is wrong with bytes from the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -140,8 +178,8 @@ pub fn split_frame(bytes: &[u8], most: usize) -> Result<Option<(&[u8], usize)>, 
 /// # Errors
 /// [`Error::Content`], also when anything is left over.
 pub fn decode_request(content: &[u8]) -> Result<Request<'_>, Error> {
-    match postcard::take_from_bytes(content) {
-        Ok((request, [])) => Ok(request),
+    match Unpack::first(content) {
+        Some((request, [])) => Ok(request),
         _ => Err(Error::Content),
     }
 }
@@ -152,12 +190,12 @@ pub fn items(mut content: &[u8]) -> impl Iterator<Item = Result<Item<'_>, Error>
         if content.is_empty() {
             return None;
         }
-        match postcard::take_from_bytes(content) {
-            Ok((item, rest)) => {
+        match Unpack::first(content) {
+            Some((item, rest)) => {
                 content = rest;
                 Some(Ok(item))
             }
-            Err(_) => {
+            None => {
                 content = &[];
                 Some(Err(Error::Content))
             }
@@ -248,8 +286,14 @@ mod tests {
         for request in [
             Request::Status,
             Request::Events { since: u32::MAX, follow: true },
+            Request::Graph { uplink: "wan" },
             Request::Hold { uplink: "wan", hold: Hold::Down },
             Request::Prefer { policy: "p", uplink: None },
+            Request::Probe { uplink: "wan", target: Some("192.0.2.1") },
+            Request::Reload { confirm_ms: Some(60_000) },
+            Request::Confirm,
+            Request::FlushFlows { uplink: "wan" },
+            Request::Trace { path: Some("/tmp/run"), size: 1 << 20 },
             Request::Explain(Packet {
                 dst: [192, 0, 2, 1].into(),
                 src: Some("2001:db8::1".parse().expect("an address")),
@@ -263,6 +307,7 @@ mod tests {
             let len = encode_request(&request, &mut buf).expect("it fits");
             let (content, whole) = split_frame(&buf[..len], REQUEST_MAX).expect("our version").expect("complete");
             assert_eq!((decode_request(content), whole), (Ok(request), len));
+            assert_eq!(postcard::from_bytes(content), Ok(request));
             let more: Vec<u8> = [content, &[0]].concat();
             assert_eq!(decode_request(&more), Err(Error::Content));
             for cut in 0..len {
@@ -291,13 +336,20 @@ mod tests {
         frame.table("");
         frame.text("a", "b");
         frame.number("n", i64::MIN);
+        frame.array("l");
+        frame.flag("f", true);
         frame.end();
+        frame.item(Item::Failed("why"));
         frame.item(Item::Done);
         assert!(!frame.overflowed);
         let len = frame.finish();
         let (content, _) = split_frame(&buf[..len], 1 << 16).expect("fine").expect("complete");
         let found: Vec<Item> = items(content).collect::<Result<_, _>>().expect("fine");
-        assert_eq!(found, [Item::Table(""), Item::Text("a", "b"), Item::Number("n", i64::MIN), Item::End, Item::Done]);
+        let (text, number) = (Item::Text("a", "b"), Item::Number("n", i64::MIN));
+        let flag = Item::Flag("f", true);
+        let wanted =
+            [Item::Table(""), text, number, Item::Array("l"), flag, Item::End, Item::Failed("why"), Item::Done];
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl<'a> Unpack<'a> {
         (!from.failed).then_some((value, from.rest))
     }
 
+    /// What comes next.
+    pub fn value<T: Packed<'a>>(&mut self) -> T {
+        T::unpack(self)
+    }
+
     /// The bytes make no sense.
     #[inline(never)]
     pub fn fail(&mut self) {

@@ -7,7 +7,7 @@ impl Daemon {
     pub fn forget(&mut self) {
         self.put_back_sysctls();
         crate::sys::bind::forget();
-        self.stored = Box::default();
+        *self.stored = State::default();
         let _ = std::fs::remove_file(&self.options.state);
     }
 
