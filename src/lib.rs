@@ -30,7 +30,7 @@
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
-//! | [`proto`] | how bytes become events, and actions bytes; UCI text; `proto::report` names every field of a status, once, for JSON, ubus and the control socket; `proto::trace` records runs and lives through them again |
+//! | [`proto`] | how bytes become events, and actions bytes; UCI text; `proto::report` names every field of a status, once, for JSON, ubus and the control socket; `proto::pack` writes values as postcard has them and `proto::unpack` reads the few that a router reads; `proto::trace` records runs and lives through them again |
 //! | [`sys`] | how bytes get in and out: one main future on a single thread |
 //! | [`cli`] | words to subcommands; `main.rs` only calls it |
 //! | `sim` (feature `sim`) | a world without a kernel, for tests |
