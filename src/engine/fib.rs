@@ -382,7 +382,11 @@ impl<T: Object, const N: usize> Table<T, N> {
         let at = match self.find(&spec) {
             Ok(at) => at,
             Err(at) => {
-                self.head.full |= self.insert(at, spec, Have::Missing).is_err();
+                if self.insert(at, spec, Have::Missing).is_err() {
+                    // What stands at its place is another.
+                    self.head.full = true;
+                    return;
+                }
                 at
             }
         };

@@ -144,12 +144,19 @@ fn a_verdict_does_not_wait_for_a_rival_to_tire() {
 fn a_full_table_refuses_and_remembers_that_it_did() {
     let mut table = Routes::default();
     table.want_begin();
-    for metric in 0..4 {
-        table.want(route(metric, 1));
+    let four: Vec<RouteSpec, 4> = (10..14).map(|metric| route(metric, 1)).collect();
+    for spec in &four {
+        table.want(*spec);
     }
     assert!(!table.is_full(), "four fit");
-    table.want(route(4, 1));
+    // What has no room leaves those alone at whose places it would stand.
+    for metric in [14, 9, 0] {
+        table.want(route(metric, 2));
+    }
     assert!(table.is_full());
+    table.want_end();
+    assert!(table.objects().iter().map(|(spec, _)| spec).eq(&four));
+    assert!(table.objects().iter().all(|(_, story)| story.wanted));
     table.want_begin();
     assert!(!table.is_full(), "the next time may be another");
 }
