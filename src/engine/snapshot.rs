@@ -3,7 +3,7 @@
 //! Ages instead of instants, names instead of slots: another clock and another file may read it.
 
 use heapless::Vec;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::uplink::{Leg, State};
 use super::{Engine, Hold};
@@ -12,7 +12,7 @@ use crate::time::{Duration, Instant};
 use crate::types::{Name, UplinkId, UplinkSlot};
 
 /// The history of all uplinks; at most [`limits::UPLINKS`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
     /// By uplink.
     pub uplinks: Vec<UplinkHistory, { limits::UPLINKS }>,
@@ -21,7 +21,7 @@ pub struct Snapshot {
 }
 
 /// The history of one uplink.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UplinkHistory {
     /// Its section's name.
     pub name: Name,
@@ -40,7 +40,7 @@ pub struct UplinkHistory {
 }
 
 /// A state, and for how long it has been so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Standing {
     /// The state.
     pub state: State,
@@ -55,7 +55,7 @@ impl Standing {
 }
 
 /// A policy that an operator holds on a member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Preference {
     /// The policy's name.
     pub policy: Name,

@@ -1,7 +1,7 @@
 //! The only reader of clocks. Everything runs on the monotonic one; the wall clock is only read to understand the
 //! kernel's time stamps, and never decides.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::time::{Duration, Instant, micros};
 
@@ -35,7 +35,7 @@ impl Clock {
 }
 
 /// Which boot of the machine this is, and the time since it: what a state file needs to tell how old it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Boot {
     /// The beginning of the kernel's `boot_id`; 0 when that cannot be read.
     pub id: u32,

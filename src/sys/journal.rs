@@ -4,7 +4,7 @@
 use std::fmt::Display;
 
 use heapless::{Deque, String};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::limits;
 use crate::proto::report::Sink;
@@ -14,7 +14,7 @@ use crate::types::Name;
 const LINE: usize = 200;
 
 /// One notice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Counts on over restarts; wraps.
     pub seq: u32,
@@ -27,7 +27,7 @@ pub struct Entry {
 }
 
 /// The last [`limits::JOURNAL`] notices.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Journal {
     pub(super) entries: Deque<Entry, { limits::JOURNAL }>,
     pub(super) next: u32,

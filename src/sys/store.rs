@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::clock::Boot;
 use super::file::{make_folder_of, read_at_most};
@@ -23,7 +23,7 @@ const SIZE: usize =
     140 + (153 + 36 * limits::SOURCES) * limits::UPLINKS + 40 * limits::POLICIES + 240 * limits::JOURNAL;
 
 /// What is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {
     /// The engine's history.
     pub history: Snapshot,
@@ -40,7 +40,7 @@ pub struct State {
 }
 
 /// What netifd said of uplinks, by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Named {
     /// Devices of those that are configured by their names only.
     pub devices: heapless::Vec<(Name, IfName), { limits::UPLINKS }>,
@@ -49,7 +49,7 @@ pub struct Named {
 }
 
 /// A sysctl's value from before us.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OldValue {
     /// The device's name.
     pub device: IfName,
