@@ -75,7 +75,6 @@ pub struct Bytes<'a> {
     pub at: usize,
 }
 
-// Read at a hundred places, each with the words of its error: one copy of each is enough.
 impl<'a> Bytes<'a> {
     fn slice<const N: usize>(&self, from: usize, what: &'static str) -> Result<[u8; N], Malformed> {
         let found = self.bytes.get(from..).and_then(|b| b.first_chunk::<N>());
@@ -86,7 +85,6 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// It is beyond the end.
-    #[inline(never)]
     pub fn u8(&self, from: usize, what: &'static str) -> Result<u8, Malformed> {
         self.slice::<1>(from, what).map(|[b]| b)
     }
@@ -95,7 +93,6 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// They are beyond the end.
-    #[inline(never)]
     pub fn u16(&self, from: usize, what: &'static str) -> Result<u16, Malformed> {
         self.slice(from, what).map(u16::from_ne_bytes)
     }
@@ -104,7 +101,6 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// They are beyond the end.
-    #[inline(never)]
     pub fn u32(&self, from: usize, what: &'static str) -> Result<u32, Malformed> {
         self.slice(from, what).map(u32::from_ne_bytes)
     }
@@ -113,7 +109,6 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// They are beyond the end.
-    #[inline(never)]
     pub fn u64(&self, from: usize, what: &'static str) -> Result<u64, Malformed> {
         self.slice(from, what).map(u64::from_ne_bytes)
     }
@@ -122,7 +117,6 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// It is beyond the end.
-    #[inline(never)]
     pub fn rest(&self, from: usize, what: &'static str) -> Result<Bytes<'a>, Malformed> {
         match self.bytes.get(from..) {
             Some(bytes) => Ok(Bytes { bytes, at: self.at.saturating_add(from) }),

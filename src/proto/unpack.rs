@@ -1,9 +1,9 @@
 //! What [`super::pack`] wrote, read again with little code: the saved state and the control socket's requests and items.
 //!
-//! serde's derived readers ask after each field whether it was there, and move what they have from hand to hand: sixteen
-//! kilobytes for the little that a router reads. Here a reader that has met nonsense goes on with zeros, and is asked once,
-//! at the end. A type says the order of its fields ([`fields!`], [`words!`]); that it is the order in which it is written, a
-//! test beside it shows. Recorded runs, which routers only write, are read by postcard.
+//! serde's derived readers ask after each field whether it was there, and move what they have from hand to hand: for the
+//! saved state alone 6 KB more on MIPS. Here a reader that has met nonsense goes on with zeros, and is asked once, at the
+//! end. A type says the order of its fields (`fields!`, `words!`); that it is the order in which it is written, a test beside
+//! it shows. Recorded runs, which routers only write, are read by postcard.
 
 use core::net::IpAddr;
 
