@@ -161,29 +161,23 @@ impl<'a, T: Packed<'a>, const N: usize> Packed<'a> for [T; N] {
     }
 }
 
-impl<'a, T: Packed<'a>, const N: usize> Packed<'a> for Vec<T, N> {
-    fn unpack(from: &mut Unpack<'a>) -> Self {
-        let mut list = Self::new();
-        for _ in 0..from.len() {
-            if list.push(T::unpack(from)).is_err() {
-                from.fail();
+macro_rules! lists {
+    ($($kind:ident :: $push:ident)*) => {
+        $(impl<'a, T: Packed<'a>, const N: usize> Packed<'a> for $kind<T, N> {
+            fn unpack(from: &mut Unpack<'a>) -> Self {
+                let mut list = Self::new();
+                for _ in 0..from.len() {
+                    if list.$push(T::unpack(from)).is_err() {
+                        from.fail();
+                    }
+                }
+                list
             }
-        }
-        list
-    }
+        })*
+    };
 }
 
-impl<'a, T: Packed<'a>, const N: usize> Packed<'a> for Deque<T, N> {
-    fn unpack(from: &mut Unpack<'a>) -> Self {
-        let mut list = Self::new();
-        for _ in 0..from.len() {
-            if list.push_back(T::unpack(from)).is_err() {
-                from.fail();
-            }
-        }
-        list
-    }
-}
+lists! { Vec::push Deque::push_back }
 
 impl Packed<'_> for IpAddr {
     fn unpack(from: &mut Unpack<'_>) -> Self {
