@@ -73,6 +73,9 @@
 //!   same bits on every machine.
 //! - **No name is resolved by the system, no floating point is used, nothing is written to flash.**
 
+#[macro_use]
+mod say;
+
 pub mod cli;
 pub mod config;
 pub mod engine;

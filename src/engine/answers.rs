@@ -99,7 +99,8 @@ impl Engine {
         self.counters.vanished = self.counters.vanished.saturating_add(vanished);
         if let (true, Some(since)) = (self.sync.is_clean(), self.missing_since) {
             self.missing_since = None;
-            log::debug!(
+            say!(
+                Debug,
                 "everything read again {} us after notifications were lost",
                 crate::time::micros(now.since(since))
             );
@@ -131,7 +132,7 @@ impl Engine {
                 self.sync.give_up(dump);
             }
             _ if errno == Errno::EBUSY => self.reopen_requests(),
-            _ => log::warn!("dump of {} refused: {errno}", words(dump)),
+            _ => say!(Warn, "dump of {} refused: {errno}", words(dump)),
         }
     }
 

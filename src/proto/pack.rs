@@ -66,9 +66,15 @@ impl Pack<'_> {
         Some(room.len).filter(|len| *len <= most)
     }
 
+    /// Most numbers: on 32 bits a long one is handed over in two words.
+    #[inline(never)]
+    fn number(&mut self, n: u32) {
+        self.long(n.into());
+    }
+
     /// Seven bits at a time, lowest first; the highest bit says that more follow.
     #[inline(never)]
-    fn number(&mut self, mut n: u64) {
+    fn long(&mut self, mut n: u64) {
         while n >= 0x80 {
             self.byte(n as u8 | 0x80);
             n >>= 7;
@@ -83,7 +89,7 @@ impl Pack<'_> {
 
     #[inline(never)]
     fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
+        self.long(bytes.len() as u64);
         self.room.put(bytes);
     }
 }
@@ -139,12 +145,12 @@ impl Serializer for &mut Pack<'_> {
         serialize_bool bool => |pack, n| pack.byte(n.into());
         serialize_u8 u8 => |pack, n| pack.byte(n);
         serialize_u16 u16 => |pack, n| pack.number(n.into());
-        serialize_u32 u32 => |pack, n| pack.number(n.into());
-        serialize_u64 u64 => |pack, n| pack.number(n);
+        serialize_u32 u32 => |pack, n| pack.number(n);
+        serialize_u64 u64 => |pack, n| pack.long(n);
         serialize_i8 i8 => |pack, n| pack.byte(n as u8);
-        serialize_i16 i16 => |pack, n| pack.number(zigzag(n.into()));
-        serialize_i32 i32 => |pack, n| pack.number(zigzag(n.into()));
-        serialize_i64 i64 => |pack, n| pack.number(zigzag(n));
+        serialize_i16 i16 => |pack, n| pack.long(zigzag(n.into()));
+        serialize_i32 i32 => |pack, n| pack.long(zigzag(n.into()));
+        serialize_i64 i64 => |pack, n| pack.long(zigzag(n));
         serialize_str &str => |pack, text| pack.bytes(text.as_bytes());
         serialize_bytes &[u8] => |pack, bytes| pack.bytes(bytes);
     }
@@ -182,7 +188,7 @@ impl Serializer for &mut Pack<'_> {
     }
 
     fn serialize_unit_variant(self, _: &'static str, at: u32, _: &'static str) -> Done {
-        self.number(at.into());
+        self.number(at);
         Ok(())
     }
 
@@ -197,13 +203,13 @@ impl Serializer for &mut Pack<'_> {
         _: &'static str,
         value: &T,
     ) -> Done {
-        self.number(at.into());
+        self.number(at);
         value.serialize(self)
     }
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Self, Never> {
         // All of ours know their length.
-        self.number(len.unwrap_or(0) as u64);
+        self.number(len.unwrap_or(0) as u32);
         Ok(self)
     }
 
@@ -216,7 +222,7 @@ impl Serializer for &mut Pack<'_> {
     }
 
     fn serialize_tuple_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, Never> {
-        self.number(at.into());
+        self.number(at);
         Ok(self)
     }
 
@@ -229,7 +235,7 @@ impl Serializer for &mut Pack<'_> {
     }
 
     fn serialize_struct_variant(self, _: &'static str, at: u32, _: &'static str, _: usize) -> Result<Self, Never> {
-        self.number(at.into());
+        self.number(at);
         Ok(self)
     }
 

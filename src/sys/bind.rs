@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::file::{self, make_folder_of};
 use super::process;
+use crate::sys::failure::failure;
 
 /// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`
 const PROG_LOAD: libc::c_long = 5;
@@ -59,7 +60,7 @@ fn bpf<T>(command: libc::c_long, attribute: &T, what: &str) -> io::Result<libc::
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attribute), size_of::<T>()) };
     if answer < 0 {
         let error = io::Error::last_os_error();
-        return Err(io::Error::new(error.kind(), format!("{what}: {error}")));
+        return Err(failure(error.kind(), format_args!("{what}: {error}")));
     }
     Ok(answer as libc::c_int)
 }
@@ -70,7 +71,7 @@ fn mount() -> io::Result<PathBuf> {
     let mut lines = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
     let found = lines.find(|words| words.get(2) == Some(&"cgroup2"));
     let path = found.and_then(|words| words.get(1).map(PathBuf::from));
-    path.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "cgroup v2 is not mounted"))
+    path.ok_or_else(|| failure(io::ErrorKind::Unsupported, format_args!("cgroup v2 is not mounted")))
 }
 
 /// Binds the sockets of everything in a control group to a device.
@@ -93,7 +94,7 @@ fn bind(group: &Path, ifindex: u32) -> io::Result<()> {
         flags: 0,
     };
     let loaded = bpf(PROG_LOAD, &load, "loading the program (CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF)")?;
-    let folder = fs::File::open(group)?;
+    let folder = file::open(group, libc::O_RDONLY, 0)?;
     let attach = Attach {
         target: folder.as_raw_fd().cast_unsigned(),
         program: loaded.cast_unsigned(),
@@ -130,14 +131,15 @@ pub fn run(name: &str, device: &str, mark: u32, command: &[OsString]) -> io::Res
     // SAFETY: the name is a C string and lives until the call returns.
     let ifindex = unsafe { libc::if_nametoindex(named.as_ptr()) };
     if ifindex == 0 {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no device {device}")));
+        return Err(failure(io::ErrorKind::NotFound, format_args!("there is no device {device}")));
     }
-    let (program, words) = command.split_first().ok_or_else(|| io::Error::other("no command"))?;
+    let (program, words) =
+        command.split_first().ok_or_else(|| failure(io::ErrorKind::InvalidInput, format_args!("no command")))?;
     let group = mount()?.join("linkwatch").join(name);
     let tasks = group.join("cgroup.procs");
-    make_folder_of(&tasks).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", group.display())))?;
+    make_folder_of(&tasks).map_err(|e| failure(e.kind(), format_args!("{}: {e}", group.display())))?;
     bind(&group, ifindex)?;
-    fs::write(tasks, "0")?;
+    file::tell(&tasks, "0")?;
     let mark = format!("{mark:#x}");
     let variables = [(c"INTERFACE", name), (c"DEVICE", device), (c"FWMARK", mark.as_str())];
     Err(process::become_program(program, words, &variables))

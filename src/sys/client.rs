@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::proto::control::{Item, REQUEST_MAX, Request, encode_request, items, split_frame};
+use crate::sys::failure::failure;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -13,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FRAME: usize = 3 + 0xffff;
 
 fn bad(message: &dyn std::fmt::Display) -> io::Error {
-    io::Error::other(message.to_string())
+    failure(io::ErrorKind::Other, format_args!("{message}"))
 }
 
 /// Sends a request and gives every piece of the answer to `each`, which ends it early by returning `false`.
@@ -27,7 +28,7 @@ pub fn ask(path: &Path, request: &Request<'_>, each: &mut dyn FnMut(Item<'_>) ->
             io::ErrorKind::PermissionDenied => "; run as root, or as a member of the socket's group",
             _ => "",
         };
-        io::Error::new(error.kind(), format!("{}: {error}{hint}", path.display()))
+        failure(error.kind(), format_args!("{}: {error}{hint}", path.display()))
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut buf = [0; REQUEST_MAX];

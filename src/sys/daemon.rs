@@ -40,6 +40,7 @@ use crate::proto::config_file;
 use crate::proto::nft;
 use crate::proto::rtnl::{Answers, decode_notification, state_filter};
 use crate::proto::trace::Ending;
+use crate::sys::failure::failure;
 use crate::time::Instant;
 use crate::types::{Errno, Family, FwMark, IfIndex, IfName, Name, PolicySlot, UplinkId, UplinkSlot};
 
@@ -86,10 +87,10 @@ pub struct Reading {
 impl Reading {
     /// Says it all; the configuration if there is one.
     pub fn told(self) -> Option<Box<Config>> {
-        self.warnings.iter().for_each(|w| log::warn!("{w}"));
-        self.errors.iter().for_each(|e| log::error!("{e}"));
+        self.warnings.iter().for_each(|w| say!(Warn, "{w}"));
+        self.errors.iter().for_each(|e| say!(Error, "{e}"));
         if self.config.is_none() {
-            log::error!("{} errors, nothing was changed; the running configuration stays", self.errors.len());
+            say!(Error, "{} errors, nothing was changed; the running configuration stays", self.errors.len());
         }
         self.config
     }
@@ -150,7 +151,7 @@ impl Daemon {
         let links = Socket::open(&[GROUP_LINK], options.receive_buffer)?;
         let state = Socket::open(&GROUPS_STATE, options.receive_buffer)?;
         if let Err(error) = state.filter(&state_filter()) {
-            log::warn!("no socket filter ({error}): every foreign route wakes the daemon");
+            say!(Warn, "no socket filter ({error}): every foreign route wakes the daemon");
         }
         let bus = match &options.ubus {
             Ubus::Off => None,
@@ -217,9 +218,9 @@ impl Daemon {
             });
         }
         match answer {
-            Some(Errno::EPERM) => Err(io::Error::new(
+            Some(Errno::EPERM) => Err(failure(
                 io::ErrorKind::PermissionDenied,
-                "changing routes needs CAP_NET_ADMIN: run as root or give it that capability",
+                format_args!("changing routes needs CAP_NET_ADMIN: run as root or give it that capability"),
             )),
             _ => Ok(()),
         }
@@ -375,7 +376,7 @@ impl Daemon {
     fn read_probes(&mut self) -> io::Result<()> {
         let (engine, now) = (&mut self.engine, self.clock.now());
         self.prober.receive(now, &mut |event| {
-            log::trace!("{event:?}");
+            say!(Trace, "{event:?}");
             engine.handle_event(event, now);
         });
         self.drain()
@@ -403,7 +404,7 @@ impl Daemon {
             None => Err(Errno::ENOENT),
         };
         if let Err(errno) = asked {
-            log::debug!("name of target {track} of uplink {}: {errno}", uplink.0);
+            say!(Debug, "name of target {track} of uplink {}: {errno}", uplink.0);
             self.engine.handle_event(Event::Resolved { uplink, track, addr: None }, now);
         }
     }
@@ -430,7 +431,7 @@ impl Daemon {
             match received {
                 Received::Empty => return Ok(false),
                 Received::Foreign => {
-                    log::debug!("datagram not from the kernel dropped");
+                    say!(Debug, "datagram not from the kernel dropped");
                     engine.handle_foreign();
                 }
                 Received::Overrun => engine.handle_event(Event::Overrun(feed), now),
@@ -438,7 +439,7 @@ impl Daemon {
                     let datagram = self.buf.get(..len).unwrap_or(&[]);
                     let names = &mut self.names;
                     let mut sink = |event| {
-                        log::trace!("{event:?}");
+                        say!(Trace, "{event:?}");
                         if let Event::Link { link, .. } = event
                             && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
@@ -455,7 +456,7 @@ impl Daemon {
                         _ => decode_notification(datagram, own_port, &mut sink),
                     };
                     if let Err(error) = result {
-                        log::warn!("netlink: {error}");
+                        say!(Warn, "netlink: {error}");
                         engine.handle_event(Event::Overrun(feed), now);
                     }
                 }
@@ -475,7 +476,7 @@ impl Daemon {
     }
 
     fn perform(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
-        log::trace!("{action:?}");
+        say!(Trace, "{action:?}");
         if self.mode == Mode::Pretend {
             return self.pretend(action, now);
         }
@@ -541,7 +542,7 @@ impl Daemon {
         let mut request = [0; REQUEST];
         let Ok(len) = self.answers.encode(action, &mut request) else {
             // Cannot happen: REQUEST holds the longest. If it did, the engine's time limit would mend it.
-            log::warn!("a request was too long to be sent");
+            say!(Warn, "a request was too long to be sent");
             return Ok(());
         };
         if let Action::Dump(dump) = action {
@@ -549,7 +550,7 @@ impl Daemon {
         }
         if let Err(error) = self.requests.get_ref().send(request.get(..len).unwrap_or(&[])) {
             let errno = Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(0));
-            log::debug!("send: {error}");
+            say!(Debug, "send: {error}");
             // The kernel did not take it: an answer will never come, so this is the answer.
             match action {
                 Action::Dump(dump) => {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::netlink::{Received, Socket};
 use crate::proto::rtnl::{self, Journey, RouteFound};
+use crate::sys::failure::failure;
 use crate::types::{IfIndex, IfName};
 
 /// The kernel's answer.
@@ -31,7 +32,7 @@ pub struct Lookup {
 pub fn lookup(journey: &Journey) -> io::Result<Lookup> {
     let socket = Socket::open(&[], None)?;
     let mut buf = [0; 512];
-    let len = rtnl::encode_lookup(journey, 1, &mut buf).map_err(|_| io::Error::other("request too long"))?;
+    let len = rtnl::encode_lookup(journey, 1, &mut buf).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     socket.send(buf.get(..len).unwrap_or(&[]))?;
     let mut answer = vec![0; 8192];
     // The kernel answers before send() returns.
@@ -54,7 +55,7 @@ pub fn lookup(journey: &Journey) -> io::Result<Lookup> {
             None => {}
         }
     }
-    Err(io::Error::other("the kernel does not answer"))
+    Err(failure(io::ErrorKind::Other, format_args!("the kernel does not answer")))
 }
 
 /// The name of a link.

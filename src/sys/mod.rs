@@ -10,6 +10,7 @@ pub mod clock;
 pub mod console;
 pub mod control;
 pub mod daemon;
+mod failure;
 pub mod file;
 pub mod journal;
 pub mod last_words;

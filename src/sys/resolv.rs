@@ -4,9 +4,10 @@
 //! interfaces whose uplink carries nothing; when no uplink carries anything it is the whole file, as any resolver is
 //! better than none. dnsmasq watches its file by inotify and asks the new list at once.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use super::file;
 
 /// Where netifd writes: since 2020, and before.
 const SOURCES: [&str; 2] = ["/tmp/resolv.conf.d/resolv.conf.auto", "/tmp/resolv.conf.auto"];
@@ -38,12 +39,12 @@ impl Resolvers {
         }
         match write(&self.target, &list) {
             Ok(()) => {
-                log::debug!("resolvers: {} are asked", list.lines().filter(|l| l.starts_with("nameserver")).count());
+                say!(Debug, "resolvers: {} are asked", list.lines().filter(|l| l.starts_with("nameserver")).count());
                 self.failed = false;
                 self.written = Some(list);
             }
             Err(error) if !self.failed => {
-                log::warn!("resolvers: {}: {error}", self.target.display());
+                say!(Warn, "resolvers: {}: {error}", self.target.display());
                 self.failed = true;
             }
             Err(_) => {}
@@ -54,7 +55,7 @@ impl Resolvers {
 /// Over the old content and then cut: dnsmasq may read at any time, and finds either list or a mixture, never nothing.
 /// The folder is not ours to make another file in.
 fn write(target: &Path, list: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(target)?;
+    let mut file = file::open(target, libc::O_WRONLY | libc::O_CREAT, 0o666)?;
     file.write_all(list.as_bytes())?;
     file.set_len(u64::try_from(list.len()).unwrap_or(u64::MAX))
 }
@@ -77,6 +78,8 @@ fn filter(list: &str, dead: &dyn Fn(&str) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const LIST: &str = "# Interface lan\nsearch home\n# Interface wan\nnameserver 192.0.2.53\n\

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::clock::Boot;
-use super::file::{make_folder_of, read_at_most};
+use super::file::{self, make_folder_of, read_at_most};
 use super::journal::{Entry, Journal};
 use crate::engine::Snapshot;
 use crate::limits;
@@ -90,7 +89,7 @@ pub fn load(path: &Path) -> Box<State> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Box::default(),
         Err(error) => error.to_string(),
     };
-    log::warn!("state file {}: {why}; starting without history", path.display());
+    say!(Warn, "state file {}: {why}; starting without history", path.display());
     Box::default()
 }
 
@@ -118,7 +117,7 @@ pub fn save(path: &Path, state: &State) -> io::Result<()> {
     make_folder_of(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = file::open(beside.as_ref(), libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o600)?;
     file.write_all(&bytes)?;
     fs::rename(&beside, path)
 }

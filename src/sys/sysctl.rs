@@ -1,9 +1,10 @@
 //! The sysctls that we set and put back on `flush`: `ignore_routes_with_linkdown`, per device and family, and
 //! `fib_multipath_hash_policy`, per family.
 
+use std::io;
 use std::path::PathBuf;
-use std::{fs, io};
 
+use super::file;
 use crate::types::{Family, IfName};
 
 fn path(device: &IfName, family: Family) -> PathBuf {
@@ -30,7 +31,7 @@ pub fn has(family: Family) -> bool {
 /// # Errors
 /// No such device, or a kernel without the family.
 pub fn read(device: &IfName, family: Family) -> io::Result<bool> {
-    Ok(super::file::read_at_most(path(device, family).as_ref(), 64)?.first() != Some(&b'0'))
+    Ok(file::read_at_most(path(device, family).as_ref(), 64)?.first() != Some(&b'0'))
 }
 
 /// Sets the value.
@@ -38,7 +39,7 @@ pub fn read(device: &IfName, family: Family) -> io::Result<bool> {
 /// # Errors
 /// No such device, no such sysctl, or a read-only `/proc/sys`.
 pub fn write(device: &IfName, family: Family, on: bool) -> io::Result<()> {
-    fs::write(path(device, family), if on { "1" } else { "0" })
+    file::tell(&path(device, family), if on { "1" } else { "0" })
 }
 
 fn spread_path(family: Family) -> &'static str {
@@ -53,7 +54,7 @@ fn spread_path(family: Family) -> &'static str {
 /// # Errors
 /// A kernel without the family, or without shared routes.
 pub fn read_spread(family: Family) -> io::Result<u8> {
-    let text = super::file::text(spread_path(family).as_ref())?;
+    let text = file::text(spread_path(family).as_ref())?;
     text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
@@ -62,5 +63,5 @@ pub fn read_spread(family: Family) -> io::Result<u8> {
 /// # Errors
 /// As [`read_spread`], or a read-only `/proc/sys`.
 pub fn write_spread(family: Family, policy: u8) -> io::Result<()> {
-    fs::write(spread_path(family), policy.to_string())
+    file::tell(spread_path(family).as_ref(), &policy.to_string())
 }

@@ -7,15 +7,16 @@
 //! answers are told in grains. Steps are collected in memory and written after everything else of a turn. A file that
 //! cannot be written, or is as long as it may be, ends the run with one line; the daemon goes on.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::engine::{Action, Engine, Event};
 use crate::proto::trace::{Ending, FRAME, Writer};
+use crate::sys::failure::failure;
+use crate::sys::file;
 use crate::time::{Duration, Instant};
 
 /// Bytes of a file unless told otherwise: a day of four uplinks.
@@ -118,11 +119,14 @@ impl Recorder {
     /// A run is under way, or the file is there already or cannot be made.
     pub fn start(&mut self, path: &Path, size: u32, wall: i64) -> io::Result<()> {
         if let Some(run) = &self.run {
-            let text = format!("a run is being recorded into {} already", run.path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            let path = run.path.display();
+            return Err(failure(
+                io::ErrorKind::AlreadyExists,
+                format_args!("a run is being recorded into {path} already"),
+            ));
         }
         // Never over anything, and never through a link: the path is a client's.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let file = file::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL, 0o600)?;
         let writer = Writer::new(&self.engine, wall);
         let limit = usize::try_from(size).unwrap_or(usize::MAX);
         let at = self.engine.now();
@@ -130,13 +134,13 @@ impl Recorder {
         let mut run = Box::new(Run { writer, file, path, written: 0, limit, at, news: false });
         let begun = run.write().and_then(|fits| match fits {
             true => Ok(()),
-            false => Err(io::Error::other(format!("a run begins with more than {size} bytes"))),
+            false => Err(failure(io::ErrorKind::Other, format_args!("a run begins with more than {size} bytes"))),
         });
         if let Err(error) = begun {
             let _ = std::fs::remove_file(&run.path);
             return Err(error);
         }
-        log::info!("Recording into {}, at most {size} bytes", run.path.display());
+        say!(Info, "Recording into {}, at most {size} bytes", run.path.display());
         self.run = Some(run);
         Ok(())
     }
@@ -148,15 +152,15 @@ impl Recorder {
         let fits = run.write();
         let result = fits.and_then(|fits| run.end(if fits { ending } else { Ending::Full }));
         match result {
-            Ok(()) => log::info!("Recorded {} bytes into {}", run.written, run.path.display()),
-            Err(error) => log::warn!("Recording into {}: {error}; its end is lost", run.path.display()),
+            Ok(()) => say!(Info, "Recorded {} bytes into {}", run.written, run.path.display()),
+            Err(error) => say!(Warn, "Recording into {}: {error}; its end is lost", run.path.display()),
         }
         true
     }
 
     fn give_up(&mut self, why: &str) {
         if let Some(run) = self.run.take() {
-            log::warn!("Recording into {} ends: {why}", run.path.display());
+            say!(Warn, "Recording into {} ends: {why}", run.path.display());
         }
     }
 
@@ -177,7 +181,7 @@ impl Recorder {
         match done {
             Ok(true) => {}
             Ok(false) => {
-                log::info!("Recording into {} ends: it has the {} bytes it may have", run.path.display(), run.limit);
+                say!(Info, "Recording into {} ends: it has the {} bytes it may have", run.path.display(), run.limit);
                 self.run = None;
             }
             Err(error) => self.give_up(&error.to_string()),

@@ -21,6 +21,7 @@ use crate::limits;
 use crate::proto::ubus::client::{Client, News};
 use crate::proto::ubus::object::SETUP;
 use crate::proto::ubus::receiver::{Next, Receiver};
+use crate::sys::failure::failure;
 use crate::sys::trace::Recorder;
 use crate::time::Instant;
 use service::{Service, Wish};
@@ -109,7 +110,7 @@ impl Bus {
         let broken = read.err().or(written.err());
         if let Some(why) = self.client.wants_close().map(str::to_owned).or(broken.map(|e| e.to_string())) {
             if self.client.is_up() || !self.said {
-                log::warn!("ubus: connection lost ({why}), trying again");
+                say!(Warn, "ubus: connection lost ({why}), trying again");
                 self.said = true;
             }
             self.stream = None;
@@ -148,7 +149,7 @@ impl Bus {
             }
         }
         if let (Some(failed), false) = (failed, self.said) {
-            log::info!("ubus is not there ({failed}): going on without, looking again from time to time");
+            say!(Info, "ubus is not there ({failed}): going on without, looking again from time to time");
             self.said = true;
         }
         self.client.closed(now);
@@ -171,7 +172,7 @@ impl Bus {
                 Next::More => {
                     let Some(stream) = &self.stream else { return Ok(()) };
                     match stream.get_ref().read(self.receiver.space()) {
-                        Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the bus")),
+                        Ok(0) => return Err(failure(io::ErrorKind::UnexpectedEof, format_args!("closed by the bus"))),
                         Ok(len) => self.receiver.filled(len),
                         Err(error) if is_later(&error) => return Ok(()),
                         Err(error) => return Err(error),
@@ -184,7 +185,7 @@ impl Bus {
                     self.news(now);
                 }
                 Next::TooLong(message) => self.client.handle_too_long(&message),
-                Next::Broken(why) => return Err(io::Error::new(io::ErrorKind::InvalidData, why)),
+                Next::Broken(why) => return Err(failure(io::ErrorKind::InvalidData, format_args!("{why}"))),
             }
         }
         self.more = true;
@@ -222,7 +223,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     let bytes = path.as_os_str().as_bytes();
     // One byte stays for the NUL.
     if bytes.len() >= addr.sun_path.len() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "path too long for a socket"));
+        return Err(failure(io::ErrorKind::InvalidInput, format_args!("path too long for a socket")));
     }
     for (place, byte) in addr.sun_path.iter_mut().zip(bytes) {
         *place = *byte as libc::c_char;

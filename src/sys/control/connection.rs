@@ -277,7 +277,7 @@ impl Connection {
             },
         };
         if frame.overflowed {
-            log::warn!("control: an answer is longer than this board's buffer of {} bytes", limits::CONTROL_TX);
+            say!(Warn, "control: an answer is longer than this board's buffer of {} bytes", limits::CONTROL_TX);
             self.broken = true;
             return false;
         }

@@ -22,6 +22,7 @@ use super::peer;
 use super::wait::Async;
 use crate::engine::{Command, Engine};
 use crate::limits;
+use crate::sys::failure::failure;
 use crate::time::{Duration, Instant};
 use crate::types::UplinkSlot;
 use connection::Connection;
@@ -79,10 +80,16 @@ impl Control {
         make_folder_of(path)?;
         match fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is there"));
+                return Err(failure(
+                    io::ErrorKind::AlreadyExists,
+                    format_args!("something that is no socket is there"),
+                ));
             }
             Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another linkwatch runs and listens there"));
+                return Err(failure(
+                    io::ErrorKind::AddrInUse,
+                    format_args!("another linkwatch runs and listens there"),
+                ));
             }
             Ok(_) => fs::remove_file(path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -93,7 +100,7 @@ impl Control {
         if let Some(group) = group
             && let Err(error) = std::os::unix::fs::chown(path, None, Some(group))
         {
-            log::warn!("control socket {}: group {group}: {error}", path.display());
+            say!(Warn, "control socket {}: group {group}: {error}", path.display());
         }
         let clients = Vec::with_capacity(limits::CLIENTS);
         Ok(Self {
@@ -180,7 +187,7 @@ impl Control {
         self.next_id = self.next_id.wrapping_add(1);
         match Connection::new(ClientId(self.next_id), stream, rights, now) {
             Ok(client) => self.clients.push(client),
-            Err(error) => log::debug!("control: {error}"),
+            Err(error) => say!(Debug, "control: {error}"),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{Daemon, Reading};
 use crate::engine::{Event, Notice};
 use crate::proto::trace::Ending;
 use crate::sys::control::{Control, Wish};
+use crate::sys::failure::failure;
 use crate::sys::peer;
 use crate::sys::text::Text;
 use crate::types::{Family, IfName};
@@ -23,16 +24,16 @@ impl Daemon {
         let group = group.and_then(|name| {
             let id = peer::group_id(name);
             if id.is_none() {
-                log::warn!("control_group {name}: no such group; only root may change anything");
+                say!(Warn, "control_group {name}: no such group; only root may change anything");
             }
             id
         });
         match Control::listen(path, group) {
             Ok(control) => self.control = Some(control),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+                return Err(failure(error.kind(), format_args!("{}: {error}", path.display())));
             }
-            Err(error) => log::error!("control socket {}: {error}; going on without", path.display()),
+            Err(error) => say!(Error, "control socket {}: {error}; going on without", path.display()),
         }
         Ok(())
     }
@@ -41,7 +42,7 @@ impl Daemon {
     pub(super) fn turn_control(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
         let now = self.clock.now();
         if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
-            log::warn!("The configuration was not confirmed: back to the one before");
+            say!(Warn, "The configuration was not confirmed: back to the one before");
             self.take_config(before);
         }
         loop {
@@ -73,7 +74,7 @@ impl Daemon {
             }
             Wish::Confirm => {
                 self.before.take().ok_or("nothing waits to be confirmed")?;
-                log::info!("Configuration confirmed");
+                say!(Info, "Configuration confirmed");
             }
             Wish::Trace { path: Some(path), size } => {
                 self.trace(&path, size).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -108,7 +109,7 @@ impl Daemon {
         match self.ration.take(notice, self.engine.now()) {
             Some(0) => log::log!(level, "{line}"),
             Some(hidden) => log::log!(level, "{line} ({hidden} lines like it were not written)"),
-            None => log::debug!("{line}"),
+            None => say!(Debug, "{line}"),
         }
         let uplink = match notice {
             Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),

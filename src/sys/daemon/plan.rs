@@ -1,6 +1,7 @@
 //! Runs that end: until the kernel has what is wanted, or, for `linkwatch plan`, until it would have.
 
 use super::*;
+use crate::sys::failure::failure;
 use crate::sys::text::Text;
 
 impl Daemon {
@@ -21,7 +22,7 @@ impl Daemon {
             }
             let now = self.clock.now();
             if now >= end {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not settle within 10 s"));
+                return Err(failure(io::ErrorKind::TimedOut, format_args!("the kernel does not settle within 10 s")));
             }
             let next = self.engine.poll_timeout().map_or(end, |at| at.min(end));
             timer.set_at(self.clock.deadline(next));

@@ -174,7 +174,7 @@ impl Logical {
             let same_family = other.families.iter().zip(uplink.families).any(|(a, b)| *a && b);
             if at != usize::from(slot.0) && other.device == device && same_family {
                 let (one, two) = (&other.name, &uplink.name);
-                log::warn!("'{one}' and '{two}' are both carried by {device}: the second is left out");
+                say!(Warn, "'{one}' and '{two}' are both carried by {device}: the second is left out");
                 return;
             }
         }
@@ -189,7 +189,7 @@ impl Logical {
             let delegated = self.delegated(config, slot, remembered);
             if !config.add_sources(slot, &delegated) {
                 let name = config.uplinks.get(at).map_or("", |u| &u.name);
-                log::warn!("'{name}' has more source prefixes than fit: some are left out");
+                say!(Warn, "'{name}' has more source prefixes than fit: some are left out");
             }
         }
         let known = self.of(config, slot);
