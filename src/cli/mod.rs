@@ -30,7 +30,7 @@ use crate::proto::describe::Style;
 use crate::proto::uci::SIZE_MAX;
 use crate::sys::bind;
 use crate::sys::clock::Clock;
-use crate::sys::console::{self, say};
+use crate::sys::console::{self, complain, say};
 use crate::sys::daemon::{Daemon, Options, Reading, Ubus, known_ids, put_known_devices};
 use crate::sys::file::read_at_most;
 use crate::sys::last_words;
@@ -219,7 +219,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = match read_words(words) {
         Ok(words) => words,
         Err(error) => {
-            eprintln!("linkwatch: {error}; see linkwatch --help");
+            complain(format_args!("{error}; see linkwatch --help"));
             return ExitCode::from(2);
         }
     };
@@ -241,7 +241,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         (_, Some(Verb::Replay)) => replay_file(&words),
         (_, Some(verb)) => ask(verb, &words),
         (other, None) => {
-            eprintln!("linkwatch: '{other}' is no command; see linkwatch --help");
+            complain(format_args!("'{other}' is no command; see linkwatch --help"));
             return ExitCode::from(2);
         }
     };
@@ -249,7 +249,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             if !message.is_empty() {
-                eprintln!("linkwatch: {message}");
+                complain(format_args!("{message}"));
             }
             ExitCode::FAILURE
         }

@@ -31,7 +31,7 @@ pub fn fold(text: &str, width: usize) -> String {
     for line in text.lines() {
         let indent = line.len() - line.trim_start().len();
         let (mut column, mut space) = (0, indent);
-        for word in line.split_whitespace() {
+        for word in line.split_ascii_whitespace() {
             if column > 0 && column + space + shown(word) > width {
                 out.push('\n');
                 (column, space) = (0, indent + 4);
@@ -318,7 +318,10 @@ mod tests {
         );
         let folded = fold(&line, 40);
         assert!(folded.lines().all(|l| l.split(' ').map(|w| shown(w) + 1).sum::<usize>() <= 41), "{folded}");
-        assert_eq!(folded.split_whitespace().collect::<Vec<_>>(), line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(
+            folded.split_ascii_whitespace().collect::<Vec<_>>(),
+            line.split_ascii_whitespace().collect::<Vec<_>>()
+        );
         assert!(folded.starts_with("  2001:db8:ffff:ffff::1:") && folded.ends_with("\n\n"), "{folded}");
         assert_eq!(fold(&line, 200), line);
         assert_eq!(fold("abcdefgh ij\n", 4), "abcdefgh\n    ij\n");

@@ -8,6 +8,7 @@ use crate::time::{Duration, micros};
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long to wait after so many failures: `first` doubled as often, at most `longest`.
+#[inline(never)]
 pub(super) fn wait_after(failures: u8, first: Duration, longest: Duration) -> Duration {
     (first * (1 << u32::from(failures.min(14)))).min(longest)
 }

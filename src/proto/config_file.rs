@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
                     level_said = level.and_then(|at| LOG_NUMBERS.get(at).copied()).unwrap_or(5);
                 }
                 "rt_table_lookup" => {
-                    for word in self.text.split_whitespace() {
+                    for word in self.text.split_ascii_whitespace() {
                         match word.parse().ok().filter(|n| *n > 0 && *n != 254) {
                             Some(table) if self.config.globals.tables.push(table).is_ok() => {}
                             Some(_) => self.error(format_args!("at most four tables")),
@@ -237,7 +237,7 @@ impl<'a> Reader<'a> {
     /// there too. What is said replaces the default, which is to forget them when the uplink goes down.
     fn flush_word(&mut self, flush: &mut Option<FlushConfig>) {
         let nothing = FlushConfig { down: false, up: false, all: false };
-        for word in self.text.split_whitespace() {
+        for word in self.text.split_ascii_whitespace() {
             let flush = flush.get_or_insert(nothing);
             match word {
                 "ifup" | "connected" => flush.up = true,
@@ -255,11 +255,11 @@ impl<'a> Reader<'a> {
 
     /// `1`, or `FROM TO` with two prefixes of the same length.
     fn snat6(&mut self) -> Snat6 {
-        if self.text.split_whitespace().count() == 1 {
+        if self.text.split_ascii_whitespace().count() == 1 {
             return if self.flag(false) { Snat6::Masquerade } else { Snat6::Off };
         }
         let mut prefixes = Vec::new();
-        for word in self.text.split_whitespace() {
+        for word in self.text.split_ascii_whitespace() {
             self.prefix(word, &mut prefixes);
         }
         match prefixes.as_slice() {

@@ -231,8 +231,8 @@ impl Set {
     /// Whether a set of this name with such elements can stay.
     fn is_like(&self, key_len: u32, timeout: u64) -> bool {
         let own_len = if has(&self.body, "ipv6_addr") { 16 } else { 4 };
-        let own_timeout = self.body.split(' ').find_map(|word| word.strip_suffix("s;")?.parse().ok());
-        has(&self.body, "inet_proto") || own_len == key_len && own_timeout.unwrap_or(0) == timeout
+        let own_timeout = self.body.split(' ').find_map(|word| word.strip_suffix("s;")?.parse::<u32>().ok());
+        has(&self.body, "inet_proto") || own_len == key_len && u64::from(own_timeout.unwrap_or(0)) == timeout
     }
 }
 

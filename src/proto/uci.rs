@@ -146,7 +146,8 @@ fn words(line: &str) -> Result<Vec<String>, &'static str> {
                 }
             }
             '#' if word.is_none() => break,
-            c if c.is_whitespace() => words.extend(word.take()),
+            // What isspace(3) says of ASCII, as uci itself has it.
+            ' ' | '\t'..='\r' => words.extend(word.take()),
             '\\' => word.get_or_insert_default().extend(chars.next()),
             c => word.get_or_insert_default().push(c),
         }

@@ -1,4 +1,4 @@
-//! Standard output, written at once: nobody needs a buffer of lines who has the whole text.
+//! Standard output and standard error, written at once: nobody needs a buffer of lines who has the whole text.
 
 use std::fmt;
 use std::fs::File;
@@ -10,6 +10,13 @@ use std::os::fd::FromRawFd;
 pub fn output() -> ManuallyDrop<File> {
     // SAFETY: descriptor 1 is open from the start, or a write to it fails; it is never closed here.
     ManuallyDrop::new(unsafe { File::from_raw_fd(1) })
+}
+
+/// A line on standard error, written as one piece. When that is gone there is nobody to tell.
+pub fn complain(line: fmt::Arguments<'_>) {
+    // SAFETY: as for descriptor 1.
+    let mut errors = ManuallyDrop::new(unsafe { File::from_raw_fd(2) });
+    let _ = errors.write_all(format!("linkwatch: {line}\n").as_bytes());
 }
 
 /// Prints, and does not mind a reader that has seen enough.
@@ -27,6 +34,6 @@ pub fn print(text: fmt::Arguments<'_>) -> io::Result<()> {
 /// Prints; that the text cannot be written is said on standard error.
 pub fn say(text: fmt::Arguments<'_>) {
     if let Err(error) = print(text) {
-        eprintln!("linkwatch: standard output: {error}");
+        complain(format_args!("standard output: {error}"));
     }
 }

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 
+use super::console::complain;
 use syslog::{Facility, LogFormat, Severity};
 
 /// The longest line, in bytes.
@@ -82,8 +83,7 @@ impl log::Log for Logger {
                     log::Level::Debug => "debug",
                     log::Level::Trace => "trace",
                 };
-                // Nobody to tell when standard error is gone.
-                let _ = writeln!(io::stderr().lock(), "linkwatch: {level}: {line}");
+                complain(format_args!("{level}: {line}"));
             }
             Sink::Syslog => {
                 if let Ok(mut connection) = self.syslog.lock() {

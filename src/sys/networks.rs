@@ -19,9 +19,16 @@ pub fn connected() -> [Vec<String>; 2] {
     [four, six]
 }
 
+/// The columns of a line; those that it does not have are empty.
+fn words(line: &str) -> [&str; 12] {
+    let mut words = [""; 12];
+    words.iter_mut().zip(line.split_ascii_whitespace()).for_each(|(place, word)| *place = word);
+    words
+}
+
 /// Columns: device, destination, gateway, flags, three counters, mask; numbers in the machine's byte order.
 fn network4(line: &str) -> Option<String> {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    let words = words(line);
     let number = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok();
     let (target, gateway, mask) = (number(1)?, number(2)?, number(7)?);
     if gateway != 0 || mask == 0 {
@@ -32,7 +39,7 @@ fn network4(line: &str) -> Option<String> {
 
 /// Columns: destination and its length, source and its length, gateway, metric, two counters, flags, device.
 fn network6(line: &str) -> Option<String> {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    let words = words(line);
     let part =
         |text: &str, at: usize| u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_be_bytes);
     let address = |at: usize| {
@@ -43,9 +50,9 @@ fn network6(line: &str) -> Option<String> {
         }
         Some(Ipv6Addr::from(bytes))
     };
-    let length = u8::from_str_radix(words.get(1)?, 16).ok()?;
+    let length = u32::from_str_radix(words[1], 16).ok().filter(|length| *length <= 128)?;
     let (target, gateway) = (address(0)?, address(4)?);
-    let local = target.is_multicast() || words.last() == Some(&"lo");
+    let local = target.is_multicast() || words[9] == "lo";
     if !gateway.is_unspecified() || length == 0 || length == 128 || local {
         return None;
     }

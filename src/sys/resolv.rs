@@ -17,7 +17,7 @@ const MOST: usize = 16_384;
 /// The file that is kept.
 #[derive(Debug)]
 pub struct Resolvers {
-    sources: Vec<PathBuf>,
+    source: Option<PathBuf>,
     target: PathBuf,
     written: Option<String>,
     failed: bool,
@@ -26,13 +26,15 @@ pub struct Resolvers {
 impl Resolvers {
     /// Writes `target`; reads the first of netifd's usual places, or `source`.
     pub fn new(target: PathBuf, source: Option<PathBuf>) -> Self {
-        let sources = source.map_or_else(|| SOURCES.iter().map(PathBuf::from).collect(), |path| vec![path]);
-        Self { sources, target, written: None, failed: false }
+        Self { source, target, written: None, failed: false }
     }
 
     /// Writes the list if it has changed. `dead` says whether an interface's uplink carries nothing.
     pub fn update(&mut self, dead: &dyn Fn(&str) -> bool) {
-        let Some(list) = self.sources.iter().find_map(|path| super::file::text(path.as_ref()).ok()) else { return };
+        let usual = SOURCES.map(Path::new);
+        let named = self.source.as_deref();
+        let sources = named.as_ref().map_or(&usual[..], core::slice::from_ref);
+        let Some(list) = sources.iter().find_map(|path| file::text(path).ok()) else { return };
         let list = filter(&list, dead);
         if self.written.as_ref() == Some(&list) {
             return;
@@ -66,7 +68,7 @@ fn filter(list: &str, dead: &dyn Fn(&str) -> bool) -> String {
     let mut skip = false;
     for line in list.lines() {
         if let Some(interface) = line.strip_prefix("# Interface ") {
-            skip = dead(interface.trim());
+            skip = dead(interface.trim_ascii());
         }
         if !skip && kept.len() + line.len() < MOST {
             kept.push_str(line);

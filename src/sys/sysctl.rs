@@ -55,7 +55,8 @@ fn spread_path(family: Family) -> &'static str {
 /// A kernel without the family, or without shared routes.
 pub fn read_spread(family: Family) -> io::Result<u8> {
     let text = file::text(spread_path(family).as_ref())?;
-    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    let policy = text.trim_ascii().parse::<u32>().ok().and_then(|policy| u8::try_from(policy).ok());
+    policy.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Sets by what shared traffic is spread.

@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
         for value in &section.options {
             match self.at(value) {
                 "use_member" => {
-                    for name in self.text.split_whitespace() {
+                    for name in self.text.split_ascii_whitespace() {
                         self.use_member(name, &mut policy);
                     }
                 }

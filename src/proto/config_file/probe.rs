@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
     pub(super) fn probe_option(&mut self, value: &'a Value, config: &mut ProbeConfig, probes: &mut Probes<'a>) {
         match value.key.as_str() {
             "track_ip" => {
-                for word in self.text.split_whitespace() {
+                for word in self.text.split_ascii_whitespace() {
                     probes.targets.push((value, word));
                 }
             }
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
     }
 
     fn resolvers(&mut self, config: &mut ProbeConfig) {
-        for word in self.text.split_whitespace() {
+        for word in self.text.split_ascii_whitespace() {
             match word.parse() {
                 Ok(addr) => {
                     if config.resolvers.push(addr).is_err() {
