@@ -173,6 +173,9 @@ pub fn status(status: &Value, look: Look) -> String {
             page.text.push_str(if comma.is_empty() { "nobody\n" } else { "\n" });
         }
     }
+    if let Some(run) = status.field("recording") {
+        page.put("\nrecording into {file}: {bytes} of {bytes_max} bytes\n", "", run);
+    }
     if !status.values("missing").is_empty() {
         page.put("\noff in this kernel: {missing}\n", "", status);
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::engine::{Action, Engine, Event};
+use crate::proto::report::Sink;
 use crate::proto::trace::{Ending, FRAME, Writer};
 use crate::sys::failure::failure;
 use crate::sys::file;
@@ -143,6 +144,16 @@ impl Recorder {
         say!(Info, "Recording into {}, at most {size} bytes", run.path.display());
         self.run = Some(run);
         Ok(())
+    }
+
+    /// What a status says of the run under way; nothing when there is none.
+    pub fn report(&self, out: &mut dyn Sink) {
+        let Some(run) = &self.run else { return };
+        out.table("recording");
+        out.text("file", &run.path.to_string_lossy());
+        out.number("bytes", run.written as i64);
+        out.number("bytes_max", run.limit as i64);
+        out.end();
     }
 
     /// Ends the run, if one is under way; whether it was.

@@ -20,7 +20,7 @@ cross_release_flags() { # NAME
     export CARGO_PROFILE_RELEASE_OPT_LEVEL=z
     # Functions that are the same bytes are kept once, and those that are alike lie side by side, where a compressor with a
     # short memory finds them: 1 to 2 KB of program, 3 to 8 KB of package.
-    CROSS_LINK_FLAGS='-O2 --icf=all --bp-compression-sort=function'
+    CROSS_LINK_FLAGS='-O2 --icf=all --bp-compression-sort=both'
 }
 
 # zig's driver refuses switches that its own linker has: what it told the linker is told once more, with them.

@@ -68,6 +68,10 @@ fn recorded() {
     let name = file.to_str().expect("text");
     done(&setup, &["trace", "start", name]);
     refused(&setup, &["trace", "start", name], "already");
+    let told = |words: &[&str]| String::from_utf8_lossy(&ask(&setup, words).stdout).into_owned();
+    let status = told(&["status"]);
+    assert!(status.contains(&format!("recording into {name}: ")) && status.contains(" of 1048576 bytes"), "{status}");
+    assert!(told(&["status", "--json"]).contains("\"recording\":{\"file\":"));
     // A carrier, an upstream that dies silently, an operator, another configuration, and somebody who cleans up.
     setup.lab.plug(0, false);
     setup.wait_way(1);
@@ -95,6 +99,7 @@ fn recorded() {
     }
     done(&setup, &["trace", "stop"]);
     refused(&setup, &["trace", "stop"], "nothing is being recorded");
+    assert!(!told(&["status"]).contains("recording into"));
     let (events, ending) = same(&file);
     assert!(events > 100 && ending == Ending::Stopped, "{events} events, {ending}");
     // The program says the same, in words and for machines.

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::proto::control::{Error, FrameWriter, Item, REQUEST_MAX, Request, VERSION, decode_request, split_frame};
 use crate::proto::report::{self, Sink};
 use crate::sys::journal::Journal;
+use crate::sys::trace::Recorder;
 use crate::time::{Duration, Instant};
 use crate::types::{PolicySlot, UplinkSlot};
 
@@ -120,7 +121,7 @@ impl Connection {
         self.job = Job::Over;
     }
 
-    pub fn turn(&mut self, engine: &Engine, journal: &Journal, now: Instant) -> Option<Wish> {
+    pub fn turn(&mut self, engine: &Recorder, journal: &Journal, now: Instant) -> Option<Wish> {
         let wish = if self.job == Job::Idle { self.receive(engine, now) } else { self.listen() };
         while self.send(now) && self.fill(engine, journal, now) {}
         wish
@@ -252,7 +253,7 @@ impl Connection {
     }
 
     /// Puts the next part of the answer into the empty buffer; `false` when there is none now.
-    fn fill(&mut self, engine: &Engine, journal: &Journal, now: Instant) -> bool {
+    fn fill(&mut self, engine: &Recorder, journal: &Journal, now: Instant) -> bool {
         let mut frame = FrameWriter::new(self.answer.as_mut_slice());
         let next = match self.job {
             Job::Idle | Job::Waits | Job::Over => return false,
@@ -261,6 +262,7 @@ impl Connection {
                 Job::Status(part + 1)
             }
             Job::Status(_) => {
+                engine.report(&mut frame);
                 frame.item(Item::Done);
                 Job::Over
             }

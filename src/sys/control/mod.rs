@@ -20,9 +20,10 @@ use super::file::make_folder_of;
 use super::journal::Journal;
 use super::peer;
 use super::wait::Async;
-use crate::engine::{Command, Engine};
+use crate::engine::Command;
 use crate::limits;
 use crate::sys::failure::failure;
+use crate::sys::trace::Recorder;
 use crate::time::{Duration, Instant};
 use crate::types::UplinkSlot;
 use connection::Connection;
@@ -131,7 +132,7 @@ impl Control {
 
     /// Lets everybody get on as far as possible without waiting; the first wish that came up is the caller's to fulfil
     /// and to [`Control::answer`]. Call again until there is none.
-    pub fn turn(&mut self, engine: &Engine, journal: &Journal, now: Instant) -> Option<(ClientId, Wish)> {
+    pub fn turn(&mut self, engine: &Recorder, journal: &Journal, now: Instant) -> Option<(ClientId, Wish)> {
         self.accept(now);
         let mut wish = None;
         for client in &mut self.clients {
@@ -151,7 +152,7 @@ impl Control {
     }
 
     /// There is something new in the journal.
-    pub fn stir(&mut self, engine: &Engine, journal: &Journal, now: Instant) {
+    pub fn stir(&mut self, engine: &Recorder, journal: &Journal, now: Instant) {
         for client in self.clients.iter_mut().filter(|c| c.follows()) {
             client.turn(engine, journal, now);
         }

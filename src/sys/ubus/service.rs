@@ -200,10 +200,14 @@ impl Service {
     }
 
     fn answer(&mut self, wanted: Wanted, call: Call, client: &mut Client, engine: &mut Recorder, now: Instant) {
-        let engine_now: &Engine = engine;
+        let engine_now: &Recorder = engine;
         let wish = match wanted {
             Wanted::Status => {
-                let mut fill = |w: &mut Writer<'_>| report::status(engine_now, now, &mut Fields::new(w));
+                let mut fill = |w: &mut Writer<'_>| {
+                    let fields = &mut Fields::new(w);
+                    report::status(engine_now, now, fields);
+                    engine_now.report(fields);
+                };
                 return client.reply(call, Status::OK, Some(&mut fill));
             }
             Wanted::Uplink(slot) => {
