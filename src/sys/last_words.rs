@@ -1,9 +1,9 @@
 //! One line when the daemon is ended by a fault of its own: small builds have no text for a panic, only the place.
 //!
 //! A release for routers ends at once where it would panic, by an instruction that is none (`SIGILL`, `SIGTRAP`) or by
-//! `abort`. The line has the signal and the address of the instruction; the same version and board, built again with
-//! `CARGO_PROFILE_RELEASE_STRIP=none`, turns that into a name (`addr2line -f`). Then the signal takes its course, so that
-//! procd or systemd sees a crash and starts it again.
+//! `abort`. The line has the signal and the address of the instruction; the file with names that `tests/cross/build`
+//! leaves beside the program turns that into one (`addr2line -f`). Then the signal takes its course, so that procd or systemd
+//! sees a crash and starts it again.
 
 use std::ffi::c_void;
 

@@ -23,7 +23,9 @@ cross_release_flags() { # NAME
     CROSS_LINK_FLAGS='-O2 --icf=all --bp-compression-sort=both'
 }
 
-# zig's driver refuses switches that its own linker has: what it told the linker is told once more, with them.
+# zig's driver refuses switches that its own linker has: what it told the linker is told once more, with them. A program
+# without names is linked with them besides, into a file with `.symbols` at its end: the same addresses, for whoever has to
+# know what lies at one.
 cross_linker() { # ZIG COMMAND FLAGS
     if [ -z "$3" ]; then
         printf '#!/bin/sh\nexec "%s" %s "$@"\n' "$1" "$2"
@@ -34,7 +36,10 @@ cross_linker() { # ZIG COMMAND FLAGS
 said=\$(ZIG_VERBOSE_LINK=1 "$1" $2 "\$@" 2>&1) || { echo "\$said" >&2; exit 1; }
 told=\$(echo "\$said" | sed -n 's/^ld\.lld //p' | tail -n 1)
 [ -n "\$told" ] || { echo "zig did not say how it links:" "\$said" >&2; exit 1; }
-exec "$1" ld.lld \$told $3
+"$1" ld.lld \$told $3 || exit
+case \$told in
+*' -s '*) exec "$1" ld.lld \$(echo "\$told" | sed 's/ -s / /; s/ -o \([^ ]*\)/ -o \1.symbols/') $3 ;;
+esac
 EOF
 }
 
