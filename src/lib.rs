@@ -26,7 +26,7 @@
 //!
 //! | module | decides |
 //! |---|---|
-//! | [`types`], [`time`], [`sort`] | the nouns; saturating time; order in short lists |
+//! | [`types`], [`time`], [`sort`], `say`, `row` | the nouns; saturating time; order in short lists; how a log line is said; long rows in recorded runs |
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
