@@ -26,7 +26,7 @@
 //!
 //! | module | decides |
 //! |---|---|
-//! | [`types`], [`time`], [`sort`], `say`, `row` | the nouns; saturating time; order in short lists; how a log line is said; long rows in recorded runs |
+//! | [`types`], [`time`], [`sort`], `log_line`, `row` | the nouns; saturating time; order in short lists; how a log line is said; long rows in recorded runs |
 //! | [`limits`] | every capacity; generated from `board/*.toml` by `board/build.rs` |
 //! | [`config`] | what the daemon is told to do: valid by construction |
 //! | [`engine`] | everything; one file per decision |
@@ -74,7 +74,7 @@
 //! - **No name is resolved by the system, no floating point is used, nothing is written to flash.**
 
 #[macro_use]
-mod say;
+mod log_line;
 
 pub mod cli;
 pub mod config;

@@ -397,8 +397,8 @@ fn lines(file: &str, list: &[config_file::Diagnostic]) -> Vec<String> {
 /// Reads the configuration; errors and warnings are said one a line.
 fn read_config(words: &Words) -> Result<Box<Config>, String> {
     let reading = reading(words);
-    reading.warnings.iter().for_each(|w| say!(Warn, "{w}"));
-    reading.errors.iter().for_each(|e| say!(Error, "{e}"));
+    reading.warnings.iter().for_each(|w| log!(Warn, "{w}"));
+    reading.errors.iter().for_each(|e| log!(Error, "{e}"));
     let file = config_path(words).display().to_string();
     reading.config.ok_or_else(|| format!("{file}: {} errors, nothing was changed", reading.errors.len()))
 }

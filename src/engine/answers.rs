@@ -99,7 +99,7 @@ impl Engine {
         self.counters.vanished = self.counters.vanished.saturating_add(vanished);
         if let (true, Some(since)) = (self.sync.is_clean(), self.missing_since) {
             self.missing_since = None;
-            say!(
+            log!(
                 Debug,
                 "everything read again {} us after notifications were lost",
                 crate::time::micros(now.since(since))
@@ -132,7 +132,7 @@ impl Engine {
                 self.sync.give_up(dump);
             }
             _ if errno == Errno::EBUSY => self.reopen_requests(),
-            _ => say!(Warn, "dump of {} refused: {errno}", words(dump)),
+            _ => log!(Warn, "dump of {} refused: {errno}", words(dump)),
         }
     }
 

@@ -35,7 +35,7 @@ impl Engine {
                     uplink.forget_link();
                     if let Some(old) = instead_of.filter(|old| *old != link.ifindex) {
                         // Renamed away or deleted: the news of that is still to come; what we put there is ours to remove.
-                        say!(Debug, "link {} is now ifindex {} instead of {}", link.name, link.ifindex.0, old.0);
+                        log!(Debug, "link {} is now ifindex {} instead of {}", link.name, link.ifindex.0, old.0);
                     }
                     self.sync.mark(&Dump::ALL[1..7]);
                     changed = true;

@@ -87,10 +87,10 @@ pub struct Reading {
 impl Reading {
     /// Says it all; the configuration if there is one.
     pub fn told(self) -> Option<Box<Config>> {
-        self.warnings.iter().for_each(|w| say!(Warn, "{w}"));
-        self.errors.iter().for_each(|e| say!(Error, "{e}"));
+        self.warnings.iter().for_each(|w| log!(Warn, "{w}"));
+        self.errors.iter().for_each(|e| log!(Error, "{e}"));
         if self.config.is_none() {
-            say!(Error, "{} errors, nothing was changed; the running configuration stays", self.errors.len());
+            log!(Error, "{} errors, nothing was changed; the running configuration stays", self.errors.len());
         }
         self.config
     }
@@ -151,7 +151,7 @@ impl Daemon {
         let links = Socket::open(&[GROUP_LINK], options.receive_buffer)?;
         let state = Socket::open(&GROUPS_STATE, options.receive_buffer)?;
         if let Err(error) = state.filter(&state_filter()) {
-            say!(Warn, "no socket filter ({error}): every foreign route wakes the daemon");
+            log!(Warn, "no socket filter ({error}): every foreign route wakes the daemon");
         }
         let bus = match &options.ubus {
             Ubus::Off => None,
@@ -376,7 +376,7 @@ impl Daemon {
     fn read_probes(&mut self) -> io::Result<()> {
         let (engine, now) = (&mut self.engine, self.clock.now());
         self.prober.receive(now, &mut |event| {
-            say!(Trace, "{event:?}");
+            log!(Trace, "{event:?}");
             engine.handle_event(event, now);
         });
         self.drain()
@@ -404,7 +404,7 @@ impl Daemon {
             None => Err(Errno::ENOENT),
         };
         if let Err(errno) = asked {
-            say!(Debug, "name of target {track} of uplink {}: {errno}", uplink.0);
+            log!(Debug, "name of target {track} of uplink {}: {errno}", uplink.0);
             self.engine.handle_event(Event::Resolved { uplink, track, addr: None }, now);
         }
     }
@@ -431,7 +431,7 @@ impl Daemon {
             match received {
                 Received::Empty => return Ok(false),
                 Received::Foreign => {
-                    say!(Debug, "datagram not from the kernel dropped");
+                    log!(Debug, "datagram not from the kernel dropped");
                     engine.handle_foreign();
                 }
                 Received::Overrun => engine.handle_event(Event::Overrun(feed), now),
@@ -439,7 +439,7 @@ impl Daemon {
                     let datagram = self.buf.get(..len).unwrap_or(&[]);
                     let names = &mut self.names;
                     let mut sink = |event| {
-                        say!(Trace, "{event:?}");
+                        log!(Trace, "{event:?}");
                         if let Event::Link { link, .. } = event
                             && names.get(&link.ifindex).is_none_or(|known| known.as_bytes() != link.name.as_bytes())
                             && engine.uplinks().any(|(config, _)| config.device == link.name)
@@ -456,7 +456,7 @@ impl Daemon {
                         _ => decode_notification(datagram, own_port, &mut sink),
                     };
                     if let Err(error) = result {
-                        say!(Warn, "netlink: {error}");
+                        log!(Warn, "netlink: {error}");
                         engine.handle_event(Event::Overrun(feed), now);
                     }
                 }
@@ -476,7 +476,7 @@ impl Daemon {
     }
 
     fn perform(&mut self, action: Action, now: crate::time::Instant) -> io::Result<()> {
-        say!(Trace, "{action:?}");
+        log!(Trace, "{action:?}");
         if self.mode == Mode::Pretend {
             return self.pretend(action, now);
         }
@@ -542,7 +542,7 @@ impl Daemon {
         let mut request = [0; REQUEST];
         let Ok(len) = self.answers.encode(action, &mut request) else {
             // Cannot happen: REQUEST holds the longest. If it did, the engine's time limit would mend it.
-            say!(Warn, "a request was too long to be sent");
+            log!(Warn, "a request was too long to be sent");
             return Ok(());
         };
         if let Action::Dump(dump) = action {
@@ -550,7 +550,7 @@ impl Daemon {
         }
         if let Err(error) = self.requests.get_ref().send(request.get(..len).unwrap_or(&[])) {
             let errno = Errno(u16::try_from(error.raw_os_error().unwrap_or(0)).unwrap_or(0));
-            say!(Debug, "send: {error}");
+            log!(Debug, "send: {error}");
             // The kernel did not take it: an answer will never come, so this is the answer.
             match action {
                 Action::Dump(dump) => {

@@ -47,7 +47,7 @@ pub async fn monitor(style: Style, out: &mut dyn Write) -> io::Result<()> {
                         Style::Json => writeln!(out, "{{\"time\":{time},{}", line.strip_prefix('{').unwrap_or(&line))?,
                     },
                     Ok(None) => {}
-                    Err(error) => say!(Warn, "netlink: {error}"),
+                    Err(error) => log!(Warn, "netlink: {error}"),
                 }
             }
         }

@@ -29,7 +29,7 @@ pub struct Netfilter {
 impl Netfilter {
     /// Opens what the kernel has.
     pub fn open() -> Self {
-        let told = |what: &str, error: io::Error| say!(Debug, "netfilter, {what}: {error}");
+        let told = |what: &str, error: io::Error| log!(Debug, "netfilter, {what}: {error}");
         let requests = Socket::open_netfilter(&[]).map_err(|e| told("requests", e)).ok();
         let watch = Socket::open_netfilter(&[nfnetlink::GROUP_NFTABLES]).and_then(|socket| {
             socket.filter(&nfnetlink::filter())?;
@@ -79,7 +79,7 @@ impl Netfilter {
         if !(self.list(&mut nfnetlink::encode_chains, &mut remains, buf)
             && self.list(&mut nfnetlink::encode_sets, &mut remains, buf))
         {
-            say!(Debug, "netfilter does not tell what is in our table");
+            log!(Debug, "netfilter does not tell what is in our table");
             return Remains::default();
         }
         let stamps = table.sets.iter().filter_map(|set| Some((set.name.clone(), set.stamp()?)));
@@ -130,7 +130,7 @@ impl Netfilter {
         let count = |this: &mut Self| this.exchange(&mut |seq, buf| ctnetlink::encode_count(seq, buf)).1;
         let strays = self.exchange(&mut |seq, buf| nfnetlink::encode_strays(STRAYS_MS, seq, buf)).0;
         if strays != Errno::OK {
-            say!(Debug, "strays are not rejected: {strays}");
+            log!(Debug, "strays are not rejected: {strays}");
         }
         let before = count(self);
         let (errno, _) = self.exchange(&mut |seq, buf| ctnetlink::encode_delete(family, mark, seq, buf));

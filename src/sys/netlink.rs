@@ -67,13 +67,13 @@ impl Socket {
         // Old kernels lack one or the other; then dumps come unfiltered and refusals without words.
         let options = [inner.enable_ext_ack(true), inner.enable_strict_checking(true), set(&inner, CAP_ACK)];
         for error in options.into_iter().filter_map(Result::err) {
-            say!(Debug, "netlink option: {error}");
+            log!(Debug, "netlink option: {error}");
         }
         inner.bind(None, Groups::empty())?;
         for group in groups {
             // A kernel without IPv6 or nexthops has no such group: nothing to hear there.
             if let Err(error) = inner.add_mcast_membership(Groups::new_groups(&[*group])) {
-                say!(Debug, "netlink group {group}: {error}");
+                log!(Debug, "netlink group {group}: {error}");
             }
         }
         let addr = kernel();

@@ -47,7 +47,7 @@ impl Nft {
             (Load::Anew, _) => table.anew(),
         };
         self.written = None;
-        say!(Debug, "nft -f - with {} bytes", text.len());
+        log!(Debug, "nft -f - with {} bytes", text.len());
         match run(&text) {
             Ok((child, output)) => {
                 self.port = child.id();
@@ -56,7 +56,7 @@ impl Nft {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NftFailure::Missing),
             Err(error) => {
-                say!(Warn, "nft could not be started: {error}");
+                log!(Warn, "nft could not be started: {error}");
                 Err(NftFailure::Refused)
             }
         }
@@ -103,11 +103,11 @@ impl Nft {
             Ok(status) => {
                 let said = String::from_utf8_lossy(&running.said);
                 let first: Vec<&str> = said.lines().take(3).collect();
-                say!(Warn, "nft: {status}: {}", first.join(" | "));
+                log!(Warn, "nft: {status}: {}", first.join(" | "));
                 Some(Err(NftFailure::Refused))
             }
             Err(error) => {
-                say!(Warn, "nft: {error}");
+                log!(Warn, "nft: {error}");
                 Some(Err(NftFailure::Refused))
             }
         }

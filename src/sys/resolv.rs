@@ -41,12 +41,12 @@ impl Resolvers {
         }
         match write(&self.target, &list) {
             Ok(()) => {
-                say!(Debug, "resolvers: {} are asked", list.lines().filter(|l| l.starts_with("nameserver")).count());
+                log!(Debug, "resolvers: {} are asked", list.lines().filter(|l| l.starts_with("nameserver")).count());
                 self.failed = false;
                 self.written = Some(list);
             }
             Err(error) if !self.failed => {
-                say!(Warn, "resolvers: {}: {error}", self.target.display());
+                log!(Warn, "resolvers: {}: {error}", self.target.display());
                 self.failed = true;
             }
             Err(_) => {}

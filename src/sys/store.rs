@@ -89,7 +89,7 @@ pub fn load(path: &Path) -> Box<State> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Box::default(),
         Err(error) => error.to_string(),
     };
-    say!(Warn, "state file {}: {why}; starting without history", path.display());
+    log!(Warn, "state file {}: {why}; starting without history", path.display());
     Box::default()
 }
 

@@ -141,7 +141,7 @@ impl Recorder {
             let _ = std::fs::remove_file(&run.path);
             return Err(error);
         }
-        say!(Info, "Recording into {}, at most {size} bytes", run.path.display());
+        log!(Info, "Recording into {}, at most {size} bytes", run.path.display());
         self.run = Some(run);
         Ok(())
     }
@@ -163,15 +163,15 @@ impl Recorder {
         let fits = run.write();
         let result = fits.and_then(|fits| run.end(if fits { ending } else { Ending::Full }));
         match result {
-            Ok(()) => say!(Info, "Recorded {} bytes into {}", run.written, run.path.display()),
-            Err(error) => say!(Warn, "Recording into {}: {error}; its end is lost", run.path.display()),
+            Ok(()) => log!(Info, "Recorded {} bytes into {}", run.written, run.path.display()),
+            Err(error) => log!(Warn, "Recording into {}: {error}; its end is lost", run.path.display()),
         }
         true
     }
 
     fn give_up(&mut self, why: &str) {
         if let Some(run) = self.run.take() {
-            say!(Warn, "Recording into {} ends: {why}", run.path.display());
+            log!(Warn, "Recording into {} ends: {why}", run.path.display());
         }
     }
 
@@ -192,7 +192,7 @@ impl Recorder {
         match done {
             Ok(true) => {}
             Ok(false) => {
-                say!(Info, "Recording into {} ends: it has the {} bytes it may have", run.path.display(), run.limit);
+                log!(Info, "Recording into {} ends: it has the {} bytes it may have", run.path.display(), run.limit);
                 self.run = None;
             }
             Err(error) => self.give_up(&error.to_string()),

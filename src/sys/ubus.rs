@@ -110,7 +110,7 @@ impl Bus {
         let broken = read.err().or(written.err());
         if let Some(why) = self.client.wants_close().map(str::to_owned).or(broken.map(|e| e.to_string())) {
             if self.client.is_up() || !self.said {
-                say!(Warn, "ubus: connection lost ({why}), trying again");
+                log!(Warn, "ubus: connection lost ({why}), trying again");
                 self.said = true;
             }
             self.stream = None;
@@ -149,7 +149,7 @@ impl Bus {
             }
         }
         if let (Some(failed), false) = (failed, self.said) {
-            say!(Info, "ubus is not there ({failed}): going on without, looking again from time to time");
+            log!(Info, "ubus is not there ({failed}): going on without, looking again from time to time");
             self.said = true;
         }
         self.client.closed(now);

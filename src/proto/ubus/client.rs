@@ -389,7 +389,7 @@ impl Client {
         });
         if sent.is_err() {
             // The caller's own time limit ends it; whoever reads calls only when there is room never gets here.
-            say!(Debug, "ubus: no room for an answer");
+            log!(Debug, "ubus: no room for an answer");
         }
     }
 

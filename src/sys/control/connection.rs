@@ -279,7 +279,7 @@ impl Connection {
             },
         };
         if frame.overflowed {
-            say!(Warn, "control: an answer is longer than this board's buffer of {} bytes", limits::CONTROL_TX);
+            log!(Warn, "control: an answer is longer than this board's buffer of {} bytes", limits::CONTROL_TX);
             self.broken = true;
             return false;
         }

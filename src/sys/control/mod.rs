@@ -101,7 +101,7 @@ impl Control {
         if let Some(group) = group
             && let Err(error) = std::os::unix::fs::chown(path, None, Some(group))
         {
-            say!(Warn, "control socket {}: group {group}: {error}", path.display());
+            log!(Warn, "control socket {}: group {group}: {error}", path.display());
         }
         let clients = Vec::with_capacity(limits::CLIENTS);
         Ok(Self {
@@ -188,7 +188,7 @@ impl Control {
         self.next_id = self.next_id.wrapping_add(1);
         match Connection::new(ClientId(self.next_id), stream, rights, now) {
             Ok(client) => self.clients.push(client),
-            Err(error) => say!(Debug, "control: {error}"),
+            Err(error) => log!(Debug, "control: {error}"),
         }
     }
 }

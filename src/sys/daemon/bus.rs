@@ -27,7 +27,7 @@ pub(super) type Planning = (Call, Pin<Box<dyn Future<Output = io::Result<Vec<Str
 impl Daemon {
     /// Takes another configuration.
     pub(super) fn reconfigure(&mut self, config: Box<Config>) {
-        say!(Info, "Configuration read again");
+        log!(Info, "Configuration read again");
         self.take_config(config);
     }
 
@@ -138,7 +138,7 @@ impl Daemon {
                 self.reply(call, Status::OK, Some(&mut fill));
             }
             Err(error) => {
-                say!(Warn, "plan: {error}");
+                log!(Warn, "plan: {error}");
                 self.reply(call, Status::UNKNOWN_ERROR, None);
             }
         }

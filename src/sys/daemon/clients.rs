@@ -24,7 +24,7 @@ impl Daemon {
         let group = group.and_then(|name| {
             let id = peer::group_id(name);
             if id.is_none() {
-                say!(Warn, "control_group {name}: no such group; only root may change anything");
+                log!(Warn, "control_group {name}: no such group; only root may change anything");
             }
             id
         });
@@ -33,7 +33,7 @@ impl Daemon {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 return Err(failure(error.kind(), format_args!("{}: {error}", path.display())));
             }
-            Err(error) => say!(Error, "control socket {}: {error}; going on without", path.display()),
+            Err(error) => log!(Error, "control socket {}: {error}; going on without", path.display()),
         }
         Ok(())
     }
@@ -42,7 +42,7 @@ impl Daemon {
     pub(super) fn turn_control(&mut self, read: &mut dyn FnMut() -> Reading) -> io::Result<()> {
         let now = self.clock.now();
         if let Some((before, _)) = self.before.take_if(|(_, until)| *until <= now) {
-            say!(Warn, "The configuration was not confirmed: back to the one before");
+            log!(Warn, "The configuration was not confirmed: back to the one before");
             self.take_config(before);
         }
         loop {
@@ -74,7 +74,7 @@ impl Daemon {
             }
             Wish::Confirm => {
                 self.before.take().ok_or("nothing waits to be confirmed")?;
-                say!(Info, "Configuration confirmed");
+                log!(Info, "Configuration confirmed");
             }
             Wish::Trace { path: Some(path), size } => {
                 self.trace(&path, size).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -109,7 +109,7 @@ impl Daemon {
         match self.ration.take(notice, self.engine.now()) {
             Some(0) => log::log!(level, "{line}"),
             Some(hidden) => log::log!(level, "{line} ({hidden} lines like it were not written)"),
-            None => say!(Debug, "{line}"),
+            None => log!(Debug, "{line}"),
         }
         let uplink = match notice {
             Notice::Uplink { uplink, .. } | Notice::Bounced { uplink, .. } => Some(*uplink),

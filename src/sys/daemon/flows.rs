@@ -104,7 +104,7 @@ impl Daemon {
 
 fn put_back(old: &OldValue) {
     match sysctl::write(&old.device, old.family, old.on) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => say!(Warn, "{} {}: {error}", old.family, old.device),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => log!(Warn, "{} {}: {error}", old.family, old.device),
         _ => {}
     }
 }
@@ -113,6 +113,6 @@ fn put_back_spread(family: Family, old: u8) {
     if sysctl::read_spread(family).is_ok_and(|now| now != old)
         && let Err(error) = sysctl::write_spread(family, old)
     {
-        say!(Warn, "{family} fib_multipath_hash_policy: {error}");
+        log!(Warn, "{family} fib_multipath_hash_policy: {error}");
     }
 }

@@ -18,7 +18,7 @@ impl Daemon {
         let failed = store::save(&self.options.state, &self.stored).err();
         // Said once: each change of state would say it again.
         if let Some(error) = failed.as_ref().filter(|_| !self.unsaved) {
-            say!(Warn, "state file {}: {error}; a restart will begin without history", self.options.state.display());
+            log!(Warn, "state file {}: {error}; a restart will begin without history", self.options.state.display());
         }
         self.unsaved = failed.is_some();
     }

@@ -213,26 +213,26 @@ impl Datagrams {
         each(echo_v4, buf, &mut |message, bytes| {
             match echo::decode_v4(bytes, message.cut) {
                 Ok(heard) => hear_echo(keys, pending, heard, message, now, stamps, sink),
-                Err(junk) => say!(Trace, "echo: {junk}"),
+                Err(junk) => log!(Trace, "echo: {junk}"),
             };
         });
         each(echo_v6, buf, &mut |message, bytes| match echo::decode_v6(bytes) {
             Ok(heard) => hear_echo(keys, pending, heard, message, now, stamps, sink),
-            Err(junk) => say!(Trace, "echo: {junk}"),
+            Err(junk) => log!(Trace, "echo: {junk}"),
         });
         each(arp, buf, &mut |message, bytes| match arp::decode(bytes) {
             Ok(reply) => {
                 let (from, to) = (IpAddr::V4(reply.sender), IpAddr::V4(reply.target));
                 hear_neighbour(pending, Wait::Arp, (from, to), message, now, stamps, sink);
             }
-            Err(junk) => say!(Trace, "arp: {junk}"),
+            Err(junk) => log!(Trace, "arp: {junk}"),
         });
         each(ndp, buf, &mut |message, bytes| match (ndp::decode(bytes, message.hop_limit), message.to) {
             (Ok(from), Some(to)) => {
                 hear_neighbour(pending, Wait::Ndp, (IpAddr::V6(from), to), message, now, stamps, sink);
             }
             (Ok(_), None) => {}
-            (Err(junk), _) => say!(Trace, "ndp: {junk}"),
+            (Err(junk), _) => log!(Trace, "ndp: {junk}"),
         });
         for (slot, uplink) in dns.iter_mut().enumerate() {
             let slot = UplinkSlot(slot as u8);
@@ -304,7 +304,7 @@ fn each_of(socket: &Socket, buf: &mut [u8], hear: &mut dyn FnMut(&Message, &[u8]
         match socket.receive(buf, false) {
             Ok(Some(message)) => hear(&message, buf.get(..message.len).unwrap_or(&[])),
             Ok(None) => return,
-            Err(errno) => say!(Trace, "probe socket: {errno}"),
+            Err(errno) => log!(Trace, "probe socket: {errno}"),
         }
     }
 }
@@ -349,7 +349,7 @@ fn hear_echo(
                 tell(found.probe, ProbeOutcome::Refused(quote.refusal), found.sent);
             }
         }
-        _ => say!(Trace, "echo: not ours"),
+        _ => log!(Trace, "echo: not ours"),
     }
 }
 
@@ -396,7 +396,7 @@ fn hear_dns(
         Ok(dns::Answer::Known(_) | dns::Answer::NoName) => ProbeOutcome::Answered,
         Ok(dns::Answer::Failed(_)) => ProbeOutcome::Refused(Refusal::BadAnswer),
         Err(junk) => {
-            say!(Trace, "dns: {junk}");
+            log!(Trace, "dns: {junk}");
             return false;
         }
     };

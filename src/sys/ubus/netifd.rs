@@ -174,7 +174,7 @@ impl Logical {
             let same_family = other.families.iter().zip(uplink.families).any(|(a, b)| *a && b);
             if at != usize::from(slot.0) && other.device == device && same_family {
                 let (one, two) = (&other.name, &uplink.name);
-                say!(Warn, "'{one}' and '{two}' are both carried by {device}: the second is left out");
+                log!(Warn, "'{one}' and '{two}' are both carried by {device}: the second is left out");
                 return;
             }
         }
@@ -189,7 +189,7 @@ impl Logical {
             let delegated = self.delegated(config, slot, remembered);
             if !config.add_sources(slot, &delegated) {
                 let name = config.uplinks.get(at).map_or("", |u| &u.name);
-                say!(Warn, "'{name}' has more source prefixes than fit: some are left out");
+                log!(Warn, "'{name}' has more source prefixes than fit: some are left out");
             }
         }
         let known = self.of(config, slot);

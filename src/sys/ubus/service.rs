@@ -242,11 +242,11 @@ impl Service {
     pub fn news(&mut self, news: News, now: Instant) {
         match news {
             News::Up => {
-                say!(Debug, "ubus: connected");
+                log!(Debug, "ubus: connected");
                 self.asked = None;
             }
             News::Published(at) => {
-                say!(Debug, "ubus: object '{}' is there", path(at));
+                log!(Debug, "ubus: object '{}' is there", path(at));
                 self.said.retain(|s| !matches!(s, News::NotPublished(a, _) if *a == at));
             }
             News::NotPublished(at, status) => {
@@ -273,18 +273,18 @@ impl Service {
             }
             News::Done(DUMP, Status::NO_MEMORY) => self.ask = Some(0),
             News::Done(DUMP, Status::OK) => {}
-            News::Done(DUMP, status) => say!(Warn, "ubus: netifd does not say what it knows ({status})"),
+            News::Done(DUMP, status) => log!(Warn, "ubus: netifd does not say what it knows ({status})"),
             News::Done(STATUS, _) => self.asked = None,
-            News::Done(tag, Status::OK) => say!(Trace, "ubus: call {tag} done"),
-            News::Done(RECOVERY, status) => say!(Warn, "ubus: netifd does not set up the interface anew ({status})"),
-            News::Done(HOTPLUG_CALL, status) => say!(Warn, "ubus: hotplug scripts were not run ({status})"),
-            News::Done(_, status) => say!(Debug, "ubus: call failed ({status})"),
+            News::Done(tag, Status::OK) => log!(Trace, "ubus: call {tag} done"),
+            News::Done(RECOVERY, status) => log!(Warn, "ubus: netifd does not set up the interface anew ({status})"),
+            News::Done(HOTPLUG_CALL, status) => log!(Warn, "ubus: hotplug scripts were not run ({status})"),
+            News::Done(_, status) => log!(Debug, "ubus: call failed ({status})"),
         }
     }
 
     fn say_once(&mut self, news: News, line: fmt::Arguments<'_>) {
         if !self.said.contains(&news) {
-            say!(Warn, "ubus: {line}");
+            log!(Warn, "ubus: {line}");
             self.said.push(news);
         }
     }
@@ -401,13 +401,13 @@ impl Service {
         let name = &uplink.name;
         match act {
             Act::Interface(_) => {
-                say!(Info, "Uplink '{name}' stays down: its interface is set up anew");
+                log!(Info, "Uplink '{name}' stays down: its interface is set up anew");
                 for method in ["down", "up"] {
                     self.errand(INTERFACES, method, RECOVERY, now, &mut |w| w.str("interface", name));
                 }
             }
             Act::Board(_) => {
-                say!(Info, "Uplink '{name}' stays down: the board's scripts are run with ACTION=recover");
+                log!(Info, "Uplink '{name}' stays down: the board's scripts are run with ACTION=recover");
                 self.hotplug("recover", uplink, now);
             }
         }
